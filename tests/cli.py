@@ -1,0 +1,92 @@
+"""Helpers of the tests: files in a directory, and run.py in a process as a user starts it."""
+
+import functools
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+
+import run
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"  # real checkpoints and reference outputs, where they are at hand
+VOCAB = models.tiny_vocab()
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RUN_", "PYTHON"))}
+
+
+def write_files(directory, model, vocab=VOCAB):
+    """Write a checkpoint (Model or bytes) and its tokenizer.bin; the checkpoint's path."""
+    path = Path(directory) / "model.bin"
+    path.write_bytes(model if isinstance(model, bytes) else models.write_v0(model))
+    if vocab is not None:
+        (path.parent / "tokenizer.bin").write_bytes(models.write_tokenizer(vocab))
+    return path
+
+
+def limits(address_space):
+    """What a child process does before run.py starts: no more address space than this."""
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def run_cli(*arguments, stdin=b"", timeout=60, memory=None, env=None, cwd=None, script=None):
+    """`python run.py ARGUMENTS` -> CompletedProcess, in bytes. memory: address space allowed."""
+    command = [
+        sys.executable,
+        str(script or ROOT / "run.py"),
+        *map(os.fspath, map(text, arguments)),
+    ]
+    env = CLEAN | (env or {})
+    if memory:
+        env |= {"OPENBLAS_NUM_THREADS": "1"}  # each of its threads reserves address space
+    return subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=env,
+        preexec_fn=functools.partial(limits, memory) if memory else None,
+    )
+
+
+def text(argument):
+    return argument if isinstance(argument, (str, bytes, os.PathLike)) else str(argument)
+
+
+def assert_one_line_error(done, *words, status=1):
+    """It failed as it should: the status, one line on stderr naming the words, no traceback."""
+    stderr = done.stderr.decode()
+    assert "Traceback" not in stderr, stderr
+    assert done.returncode == status, (done.returncode, stderr)
+    lines = stderr.strip().splitlines()
+    if status == 1:
+        assert len(lines) == 1, stderr
+    for word in words:
+        assert str(word).lower() in stderr.lower(), (word, stderr)
+
+
+@functools.cache
+def missing_kernel():
+    """Why the C backend cannot be tested here, or None."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = write_files(directory, models.build())
+        try:
+            run.load_model(path, backend="c")
+        except run.ModelError as error:
+            return str(error)
+    return None
+
+
+def assert_close(got, want, tolerance):
+    """Largest difference, relative to the largest wanted number, within the tolerance."""
+    assert np.shape(got) == np.shape(want)
+    assert np.isfinite(got).all()
+    error = np.abs(np.asarray(got, float) - want).max() / np.abs(want).max()
+    assert error <= tolerance, f"off by {error:.2e} of the largest"

@@ -1,0 +1,18 @@
+"""Tests import run.py from the repository's root, and their own helpers from this directory."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+
+
+@pytest.fixture(params=["numpy", "c"])
+def backend(request):
+    """Each backend; the C one is skipped, with the reason, where its library is not built."""
+    from cli import missing_kernel
+
+    if request.param == "c" and missing_kernel():
+        pytest.skip(f"no C kernel: {missing_kernel()}")
+    return request.param

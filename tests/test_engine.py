@@ -1,0 +1,174 @@
+"""The transformer against the float64 reference: every shape, backend and way to feed it."""
+
+import models
+import numpy as np
+import pytest
+import reference
+from cli import VOCAB, assert_close, write_files
+
+import run
+
+FLOAT32 = 2e-5  # of the largest logit: float32 sums over at most 512 products and 3 layers
+INT8 = 3e-2  # one activation that rounds the other way moves a logit by about 1/127 of a product
+
+
+def load(tmp_path, model, backend, **options):
+    return run.load_model(write_files(tmp_path, model), backend=backend, **options)
+
+
+def tokens_for(model, count, seed=0):
+    random = np.random.RandomState(seed)
+    return random.randint(3, model.shape.vocab_size, count).tolist()
+
+
+@pytest.mark.parametrize("name", models.SHAPES)
+def test_decode_token_by_token(tmp_path, backend, name):
+    """rmsnorm and RoPE constants come from GGUF, so every shape goes through one."""
+    model = models.build(name)
+    data, _ = models.write_gguf(model, vocab=VOCAB)
+    engine = load(tmp_path, data, backend)
+    tokens = tokens_for(model, 24)
+    want = reference.forward(model, tokens)
+    for pos, token in enumerate(tokens):
+        got = engine.forward([token], pos)
+        assert got.dtype == np.float32
+        assert_close(got, want[pos], FLOAT32)
+
+
+@pytest.mark.parametrize("name", models.SHAPES)
+def test_prefill_equals_reference(tmp_path, backend, name):
+    model = models.build(name)
+    data, _ = models.write_gguf(model, vocab=VOCAB)
+    engine = load(tmp_path, data, backend)
+    tokens = tokens_for(model, model.shape.seq_len if name != "gqa" else 60)
+    want = reference.forward(model, tokens)
+    assert_close(engine.forward(tokens, 0, last_only=False), want, FLOAT32)
+    assert_close(engine.forward(tokens, 0), want[-1], FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[300], [128, 128, 44], [127, 1, 130, 42], [129, 171], [1, 299]]
+)
+def test_long_prompts_in_pieces(tmp_path, backend, lengths):
+    """More rows than one chunk holds, split anywhere, up to the last position of the context."""
+    model = models.build("gqa")
+    engine = load(tmp_path, model, backend)
+    tokens = tokens_for(model, 300)
+    want = long_reference(model, tokens)
+    pos = 0
+    for length in lengths:
+        piece = tokens[pos : pos + length]
+        got = engine.forward(piece, pos, last_only=False)
+        assert_close(got, want[pos : pos + length], FLOAT32)
+        pos += length
+
+
+def long_reference(model, tokens, known={}):  # noqa: B006
+    """The reference takes a second for 300 tokens: it is asked once."""
+    if not known:
+        known["logits"] = reference.forward(model, tokens)
+    return known["logits"]
+
+
+def test_going_back_overwrites_the_cache(tmp_path, backend):
+    model = models.build("gqa-tied")
+    engine = load(tmp_path, model, backend)
+    first, second = tokens_for(model, 40, 1), tokens_for(model, 12, 2)
+    engine.forward(first, 0)
+    got = engine.forward(second, 5)
+    want = reference.forward(model, first[:5] + second)[-1]
+    assert_close(got, want, FLOAT32)
+
+
+def test_two_models_do_not_share_state(tmp_path, backend):
+    model, other = models.build("mha"), models.build("mha", seed=1)
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, two = load(tmp_path / "a", model, backend), load(tmp_path / "b", other, backend)
+    tokens = tokens_for(model, 20)
+    first = one.forward(tokens[:10], 0).copy()
+    two.forward(tokens, 0)
+    assert_close(first, reference.forward(model, tokens[:10])[-1], FLOAT32)
+    assert_close(one.forward(tokens[10:], 10), reference.forward(model, tokens)[-1], FLOAT32)
+
+
+def test_beyond_the_context_is_refused(tmp_path, backend):
+    model = models.build("mha")
+    engine = load(tmp_path, model, backend)
+    with pytest.raises(run.ModelError, match="64"):
+        engine.forward([5], 64)
+    with pytest.raises(run.ModelError, match="64"):
+        engine.forward(tokens_for(model, 65), 0)
+    engine.forward(tokens_for(model, 64), 0)
+
+
+def test_a_shorter_context_on_request(tmp_path, backend):
+    model = models.build("mha")
+    engine = load(tmp_path, model, backend, context=16)
+    tokens = tokens_for(model, 16)
+    assert_close(engine.forward(tokens, 0), reference.forward(model, tokens)[-1], FLOAT32)
+    with pytest.raises(run.ModelError, match="16"):
+        engine.forward([5], 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("mha", 32),
+        ("mha", 16),
+        ("mha", 2),
+        ("mha", 64),  # straddles the rows of w2, which are 96 long
+        ("untied", 8),
+        ("gqa", 32),
+        ("mqa", 64),
+        ("odd", 4),
+        ("wide-heads", 64),
+        ("blocks", 256),
+        ("blocks-gqa", 128),
+    ],
+)
+def test_int8_files(tmp_path, backend, name, group):
+    """Version 2: weights exactly as stored, activations rounded per group as runq.c does."""
+    data, exact = models.write_v2(models.build(name), group)
+    engine = load(tmp_path, data, backend)
+    tokens = tokens_for(exact, 30)
+    want = reference.forward(exact, tokens, group)
+    got = np.array([engine.forward([token], pos) for pos, token in enumerate(tokens)])
+    assert_close(got, want, INT8)
+    assert_close(engine.forward(tokens, 0, last_only=False), want, INT8)
+    # Rounding differs only where a value sits on an edge: most positions agree far better.
+    rows = np.abs(got - want).max(axis=1) / np.abs(want).max()
+    assert np.median(rows) < INT8 / 10
+
+
+@pytest.mark.parametrize("name", ["mha", "gqa", "odd", "blocks"])
+def test_int8_at_load(tmp_path, backend, name):
+    """--int8 is what export.py and runq.c would do: groups of 64, halved until they fit."""
+    model = models.build(name)
+    group = 64
+    while model.shape.dim % group or model.shape.hidden_dim % group:
+        group //= 2
+    _, exact = models.write_v2(model, group)
+    engine = load(tmp_path, model, backend, int8=True)
+    tokens = tokens_for(model, 30)
+    want = reference.forward(exact, tokens, group)
+    assert_close(engine.forward(tokens, 0, last_only=False), want, INT8)
+
+
+def test_threads_do_not_change_the_result(tmp_path, backend):
+    model = models.build("gqa")
+    tokens = tokens_for(model, 40)
+    results = []
+    for threads in (1, 2, 3, 7):
+        engine = load(tmp_path, model, backend, threads=threads)
+        results.append(engine.forward(tokens, 0).copy())
+    for result in results[1:]:
+        assert_close(result, results[0], 1e-6)
+
+
+def test_zero_activations(tmp_path, backend):
+    """A group of zeros has scale zero: it must not become NaN."""
+    model = models.build("mha")
+    model.tensors["tok_emb"][7] = 0
+    for data in (models.write_v0(model), models.write_v2(model, 32)[0]):
+        engine = load(tmp_path, data, backend)
+        assert np.isfinite(engine.forward([7, 7, 7], 0)).all()
