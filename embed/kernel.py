@@ -1,0 +1,211 @@
+"""The C kernel: embed/kernels.c, compiled, behind the same three functions as run.Transformer.
+
+CTransformer hands the kernel pointers once; afterwards a layer costs two calls. A library that is
+missing, foreign, stale or wrong on a tiny model is not used, and the reason is told.
+"""
+
+import ctypes
+import functools
+import math
+import os
+import platform
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from run import Config, Layer, ModelError, QuantizedTensor, Transformer, Weights, extra, progress
+
+ABI = 1  # of embed/kernels.c
+MATRICES = "wq", "wk", "wv", "wo", "w1", "w2", "w3"
+SIZES = "dim", "hidden_dim", "n_heads", "n_kv_heads", "head_size", "context", "max_rows"
+POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+FUNCTIONS = {  # name: result, arguments
+    "kernel_abi": (INT32,),
+    "kernel_isa": (ctypes.c_char_p,),
+    "pool_new": (POINTER, INT32),
+    "pool_free": (None, POINTER),
+    "packed_bytes": (INT64, INT32, INT32, INT32),
+    "packed_scales": (INT64, INT32, INT32, INT32),
+    "pack": (None, POINTER, POINTER, INT32, INT32, INT32, POINTER, POINTER),
+    "scratch_floats": (INT64, POINTER),
+    "attention": (None, POINTER, POINTER, POINTER, INT32, INT32),
+    "feed_forward": (None, POINTER, POINTER, POINTER, INT32),
+    "classify": (None, POINTER, POINTER, POINTER, POINTER, INT32, POINTER),
+}
+
+
+class CTensor(ctypes.Structure):
+    """A matrix: float32 in place (group 0), or int8 groups in the kernel's own order."""
+
+    _fields_ = [("data", POINTER), ("scales", POINTER)]
+    _fields_ += [(name, INT32) for name in ("out", "in_", "group", "pad")]
+
+
+class CLayer(ctypes.Structure):
+    """The pointers of one layer."""
+
+    _fields_ = [(name, POINTER) for name in ("att_norm", "ffn_norm")]
+    _fields_ += [(name, CTensor) for name in MATRICES]
+    _fields_ += [(name, POINTER) for name in ("keys", "values")]
+
+
+class CModel(ctypes.Structure):
+    """What the kernel must know of a Transformer."""
+
+    _fields_ = [(name, POINTER) for name in ("pool", "scratch", "rope")]
+    _fields_ += [(name, INT32) for name in SIZES] + [("eps", ctypes.c_float)]
+
+
+class CTransformer(Transformer):
+    """A Transformer whose attention, feed_forward and classify run in C on a pool of threads."""
+
+    def __init__(self, config, weights, context, threads=0, kernel=None):
+        super().__init__(config, weights, context)
+        self.kernel, self.memory = kernel or load(), []  # memory: what the kernel points into
+        threads = threads or available_cpus()
+        self.backend = f"c ({self.kernel.kernel_isa().decode()}, threads: {threads})"
+        pool = self.kernel.pool_new(threads)
+        weakref.finalize(self, self.kernel.pool_free, pool)
+        sizes = vars(config) | {"context": context, "max_rows": len(self.x)}
+        sizes = [sizes[name] for name in SIZES]
+        self.c_model = CModel(pool, None, self.rope.ctypes.data, *sizes, config.norm_eps)
+        self.pointer, self.x_pointer = ctypes.addressof(self.c_model), self.x.ctypes.data
+        self.c_model.scratch = self.aligned(4 * self.kernel.scratch_floats(self.pointer))
+        for layer in progress(weights.layers, "preparing the weights"):
+            self.prepare(layer)
+        self.wcls = self.tensor(weights.wcls)
+
+    def prepare(self, layer):
+        """Build the C view of a layer; what is packed is not kept twice."""
+        view = CLayer(layer.att_norm.ctypes.data, layer.ffn_norm.ctypes.data)
+        view.keys, view.values = layer.keys.ctypes.data, layer.values.ctypes.data
+        for name in MATRICES:
+            setattr(view, name, self.tensor(getattr(layer, name)))
+            if isinstance(getattr(layer, name), QuantizedTensor):
+                setattr(layer, name, None)
+        self.memory.append(view)
+        layer.pointer = ctypes.addressof(view)
+
+    def aligned(self, size):
+        """The address of that many bytes, on a cache line, that live as long as the model."""
+        self.memory.append(np.empty(size + 64, np.uint8))
+        address = self.memory[-1].ctypes.data
+        return address + -address % 64
+
+    def tensor(self, w):
+        """The C view of a matrix; int8 groups are packed, once."""
+        if not isinstance(w, QuantizedTensor):
+            return CTensor(w.ctypes.data, None, *w.shape, 0, 0)
+        shape = (*w.shape, w.group)
+        data = self.aligned(self.kernel.packed_bytes(*shape))
+        scales = self.aligned(4 * self.kernel.packed_scales(*shape))
+        q, s = np.ascontiguousarray(w.q), np.ascontiguousarray(w.scales)
+        self.kernel.pack(q.ctypes.data, s.ctypes.data, *shape, data, scales)
+        return CTensor(data, scales, *shape, 0)
+
+    def attention(self, layer, x, pos):
+        self.kernel.attention(self.pointer, layer.pointer, self.x_pointer, len(x), pos)
+
+    def feed_forward(self, layer, x):
+        self.kernel.feed_forward(self.pointer, layer.pointer, self.x_pointer, len(x))
+
+    def classify(self, x):
+        logits = np.empty((len(x), self.config.vocab_size), np.float32)
+        arguments = ctypes.addressof(self.wcls), x.ctypes.data, len(x), logits.ctypes.data
+        norm = self.weights.final_norm.ctypes.data
+        self.kernel.classify(self.pointer, norm, *arguments)
+        return logits
+
+
+def available_cpus():
+    """How many cores this process may use: its affinity, and its cgroup's quota."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cpus, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cpus
+
+
+def file_name():
+    """The name of this machine's kernel library."""
+    systems = {"Darwin": ("macos", "dylib"), "Windows": ("windows", "dll")}
+    system, suffix = systems.get(platform.system(), (platform.system().lower(), "so"))
+    machine = platform.machine().lower()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    return f"kernels-{system}-{machine}.{suffix}"
+
+
+@functools.cache
+def load():
+    """The library, its functions declared. ModelError says why there is none."""
+    name = file_name()
+    try:
+        kernel = ctypes.CDLL(str(library_path(name)))
+        for function, (result, *arguments) in FUNCTIONS.items():
+            getattr(kernel, function).restype = result
+            getattr(kernel, function).argtypes = arguments
+    except (OSError, AttributeError) as error:
+        raise ModelError(f"embed/{name} cannot be loaded: {error}") from None
+    if kernel.kernel_abi() != ABI:
+        raise ModelError(f"embed/{name} is of another version: compile it again (make kernel)")
+    if not probe(kernel):
+        raise ModelError(f"embed/{name} computes wrong numbers on this machine")
+    return kernel
+
+
+def library_path(name):
+    """The library's path; out of a zipapp it goes into memory first, as nothing loads from a zip."""
+    path = Path(__file__).parent / name
+    if path.exists():
+        return path
+    files = extra("payload").find_embedded()
+    if name not in files:
+        raise ModelError(f"there is no embed/{name}: compile it with make kernel")
+    if not hasattr(os, "memfd_create"):
+        return temporary_copy(name, files[name])
+    memory = os.memfd_create(name)
+    os.write(memory, files[name])
+    return f"/proc/self/fd/{memory}"
+
+
+def temporary_copy(name, data):
+    """A file of this content that goes away at exit, where the system allows that."""
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="run-kernel-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / name
+    path.write_bytes(data)
+    return path
+
+
+def probe(kernel):
+    """Whether the kernel agrees with NumPy on a tiny random model, in float32 and in int8."""
+    config, random = Config(64, 96, 1, 4, 2, 40, 8), np.random.RandomState(1)
+
+    def matrix(*shape):
+        return random.uniform(-0.2, 0.2, shape).astype(np.float32)
+
+    for int8 in False, True:
+        make = tiny_int8 if int8 else np.asarray
+        layer = Layer(att_norm=matrix(64) + 1, ffn_norm=matrix(64) + 1)
+        vars(layer).update({name: make(matrix(*shape)) for name, shape in config.shapes.items()})
+        tok_emb = make(matrix(40, 64))
+        weights = Weights(tok_emb=tok_emb, layers=[layer], final_norm=matrix(64) + 1, wcls=tok_emb)
+        expected = Transformer(config, weights, 8).forward([1, 2, 3], 0, last_only=False)
+        model = CTransformer(config, weights, 8, 1, kernel)
+        logits = model.forward([1, 2], 0, last_only=False)
+        logits = np.concatenate([logits, model.forward([3], 2, last_only=False)])
+        if not np.allclose(logits, expected, atol=1e-2 if int8 else 1e-4):
+            return False
+    return True
+
+
+def tiny_int8(matrix):
+    """The matrix in int8 groups of 32."""
+    return QuantizedTensor.from_rows(lambda i, j: matrix[i:j], matrix.shape, 32)
