@@ -19,8 +19,8 @@ from cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, write_files
 
 import run
 
-FLAGS = """-t -p -s -n -i -z -m -y -j -v -h --temperature --top-p --seed --steps --prompt --tokenizer
---mode --system-prompt --info --ppl --int8 --backend --threads --version"""
+FLAGS = """-t -p -s -n -i -z -m -y -j -v -h --temperature --top-p --seed --steps --prompt
+--tokenizer --mode --system-prompt --info --ppl --int8 --backend --threads --version"""
 FOREVER = {1: VOCAB.id("a"), VOCAB.id("a"): VOCAB.id("a")}  # says "a" until the context ends
 
 
