@@ -1,0 +1,142 @@
+"""Compiles kernels.c into the library that run.py loads, for this machine or for another one.
+
+    python embed/compile.py                        # this machine, with $CC, cc, clang, gcc or ziglang
+    python embed/compile.py --target macos-aarch64 # any of TARGETS, with ziglang (pip install ziglang)
+    python embed/compile.py --target all
+
+The result is embed/kernels-<system>-<machine>.<so|dylib|dll>. The same compiler gives the same bytes.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE / "kernels.c"
+FLAGS = (
+    "-O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-stack-protector "
+    "-fvisibility=hidden -Wall -Wextra -Werror"
+).split()
+SUFFIX = {"linux": "so", "freebsd": "so", "macos": "dylib", "windows": "dll"}
+# name: (zig's triple, flags of its own). The Linux libraries name no C library and so load under glibc and musl.
+TARGETS = {
+    "linux-x86_64": ("x86_64-linux-gnu.2.17", []),
+    "linux-aarch64": ("aarch64-linux-gnu.2.17", ["-mno-outline-atomics"]),
+    "linux-riscv64": ("riscv64-linux-gnu.2.27", []),
+    "macos-x86_64": ("x86_64-macos.11.0", []),
+    "macos-aarch64": ("aarch64-macos.11.0", []),
+    "windows-x86_64": ("x86_64-windows-gnu", ["-lapi-ms-win-core-synch-l1-2-0"]),
+    "windows-aarch64": ("aarch64-windows-gnu", ["-lapi-ms-win-core-synch-l1-2-0"]),
+    "freebsd-x86_64": ("x86_64-freebsd", ["-lpthread"]),
+}
+
+
+class CompileError(Exception):
+    """No compiler, or it failed: the message is one line for the user."""
+
+
+def native_target() -> str:
+    """The name of this machine's target, such as linux-x86_64."""
+    system = {"Darwin": "macos"}.get(platform.system(), platform.system().lower())
+    machine = platform.machine().lower()
+    return f"{system}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine)}"
+
+
+def library_name(target: str) -> str:
+    """The file name that run.py looks for: kernels-linux-x86_64.so."""
+    return f"kernels-{target}.{SUFFIX.get(target.split('-')[0], 'so')}"
+
+
+def zig() -> list[str] | None:
+    """The command of the PyPI package ziglang, or of a zig on the path."""
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang"]
+    return [shutil.which("zig")] if shutil.which("zig") else None
+
+
+def native_compiler() -> list[str] | None:
+    """$CC if set, else the first of cc, clang and gcc that is installed."""
+    if os.environ.get("CC"):
+        return shlex.split(os.environ["CC"])
+    found = next((cc for cc in ("cc", "clang", "gcc") if shutil.which(cc)), None)
+    return [found] if found else None
+
+
+def commands(target: str, cc: str | None, out: Path) -> list[list[str]]:
+    """What to run to get the library at out. Raises CompileError without a compiler."""
+    compiler = shlex.split(cc) if cc else native_compiler()
+    if (cc or target == native_target()) and compiler:
+        return [[*compiler, *FLAGS, "-fPIC", "-shared", "-pthread", "-s", str(SOURCE), "-o", str(out)]]
+    if target not in TARGETS:
+        raise CompileError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
+    if not zig():
+        raise CompileError("no C compiler found: install cc, clang or gcc, or `pip install ziglang`")
+    triple, extra = TARGETS[target]
+    build = [*zig(), "cc", "-target", triple, *FLAGS, "-g0", str(SOURCE)]
+    if not target.startswith("linux"):
+        return [[*build, "-shared", "-s", *extra, "-o", str(out)]]
+    link = [*zig(), "ld.lld", "-shared", "-s", "-z", "noexecstack", "-z", "now", "-z", "relro"]
+    part = str(out) + ".o"
+    return [
+        [*build, *extra, "-fPIC", "-c", "-o", part],
+        [*link, "--build-id=none", part, "-o", str(out)],
+    ]
+
+
+def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | None = None) -> Path:
+    """Compiles kernels.c for target (this machine if None) and returns the library's path.
+
+    It is written aside and renamed, so that a program using the old one is not disturbed.
+    Raises CompileError with one line when there is no compiler or it fails.
+    """
+    target = target or native_target()
+    final = Path(out_dir) / library_name(target)
+    try:
+        with tempfile.TemporaryDirectory(dir=out_dir) as aside:
+            out = Path(aside) / final.name
+            for command in commands(target, cc, out):
+                run(command, target)
+            os.chmod(out, 0o644)
+            os.replace(out, final)
+    except OSError as error:
+        raise CompileError(f"cannot write {final}: {error.strerror or error}") from None
+    return final
+
+
+def run(command: list[str], target: str) -> None:
+    """Runs one compiler command; its first error becomes the message of a CompileError."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise CompileError(f"cannot run {command[0]}: {error.strerror}") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        first = next((line for line in lines if "error" in line), lines[0])
+        raise CompileError(f"compiling for {target} failed: {first.strip()}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compiles what the flags ask for; prints the paths. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compile the C kernel that run.py loads.")
+    parser.add_argument("--target", help=f"{', '.join(TARGETS)} or all (default: this machine)")
+    parser.add_argument("-o", "--out-dir", default=HERE, type=Path, help="default: beside kernels.c")
+    parser.add_argument("--cc", help="the C compiler to use (default: $CC, cc, clang, gcc, zig)")
+    args = parser.parse_args(argv)
+    try:
+        for target in TARGETS if args.target == "all" else [args.target]:
+            print(compile_kernel(target, args.out_dir, args.cc))
+    except CompileError as error:
+        print(f"compile: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
