@@ -1,11 +1,12 @@
 """Assembles one-file executables for other systems, here, without running their code.
 
-    bootloader, pkg = assemble("windows-x86_64", scratch, kernel="kernels-windows-x86_64.dll")
+    program, pkg = assemble("windows-x86_64", scratch, kernel="kernels-windows-x86_64.dll")
 
 PyInstaller collects what the running interpreter imports, so it builds for its own system only.
-But its executables are a bootloader and an archive, and both can be had for any system: the
-bootloader from PyInstaller's wheel for it, the archive from PyInstaller's own writers, filled with
-an interpreter for that system, NumPy's wheel for it, `run.py`, and the kernel that zig compiled.
+But its executables are a program and an archive, and both can be had for any system: the program
+is our launcher compiled by zig (Linux) or PyInstaller's bootloader out of its wheel, the archive
+comes from PyInstaller's own writers, filled with an interpreter for that system, NumPy's wheel for
+it, `run.py`, and the kernel that zig compiled.
 Everything is pinned by version and SHA-256 in `pins.json`.
 
 The byte code goes in as this interpreter compiles it: it must be of the pinned Python's version.
@@ -26,9 +27,11 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embed import freeze
 from embed.fetch import Debian, FetchError, PyPI, fetch
 
 HERE = Path(__file__).resolve().parent
+ENGINE = HERE.parent / "run.py"
 PYTHON = (3, 11)  # the minor version of the pinned interpreters and NumPy wheels
 
 
@@ -36,10 +39,10 @@ PYTHON = (3, 11)  # the minor version of the pinned interpreters and NumPy wheel
 class Target:
     """Where things lie in the files of one system."""
 
-    bootloader: str  # inside PyInstaller's wheel
     tag: str  # ends the names of extension modules
     library: str  # the interpreter's shared library
     kernel: str  # the C kernel's file name
+    bootloader: str = ""  # inside PyInstaller's wheel; none: our launcher
     debian: str = ""  # Debian's name of the architecture; the interpreter comes from there
     triplet: str = ""  # Debian's directory of libraries
     separator: str = "/"
@@ -50,19 +53,18 @@ LINUX = {"library": "libpython3.11.so.1.0"}
 MACOS = {"library": "libpython3.11.dylib", "bootloader": "Darwin-64bit/run"}
 TARGETS = {
     "windows-x86_64": Target(
-        "Windows-64bit-intel/run.exe",
         ".cp311-win_amd64.pyd",
+        bootloader="Windows-64bit-intel/run.exe",
         kernel="kernels-windows-x86_64.dll",
         **WINDOWS,
     ),
     "windows-arm64": Target(
-        "Windows-64bit-arm/run.exe",
         ".cp311-win_arm64.pyd",
+        bootloader="Windows-64bit-arm/run.exe",
         kernel="kernels-windows-aarch64.dll",
         **WINDOWS,
     ),
     "linux-x86_64": Target(
-        "Linux-64bit-intel/run",
         ".cpython-311-x86_64-linux-gnu.so",
         kernel="kernels-linux-x86_64.so",
         debian="amd64",
@@ -70,7 +72,6 @@ TARGETS = {
         **LINUX,
     ),
     "linux-aarch64": Target(
-        "Linux-64bit-arm/run",
         ".cpython-311-aarch64-linux-gnu.so",
         kernel="kernels-linux-aarch64.so",
         debian="arm64",
@@ -85,25 +86,16 @@ TARGETS = {
     ),
 }
 
-# Not needed to read a model and write text, though something imports it somewhere.
+# What freeze.py leaves out of this system's program, and the same in NumPy 1, which has numpy.core.
 EXCLUDED = set(
     """
-    numpy.f2py numpy.typing numpy.distutils numpy.rec numpy.char numpy.strings numpy.array_api
-    numpy.conftest numpy._pyinstaller numpy._build_utils numpy.core.setup numpy.core._simd
-    numpy.core._umath_tests numpy.core._rational_tests numpy.core._operand_flag_tests
-    numpy.core._struct_ufunc_tests numpy._core._simd numpy._core._multiarray_tests
+    numpy.array_api numpy.conftest numpy._pyinstaller numpy._build_utils numpy.core.setup
+    numpy.core._simd numpy.core._umath_tests numpy.core._rational_tests
+    numpy.core._operand_flag_tests numpy.core._struct_ufunc_tests numpy._core._simd
     numpy._core._umath_tests numpy._core._rational_tests numpy._core._operand_flag_tests
-    numpy._core._struct_ufunc_tests
-    _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _multibytecodec
-    ssl _ssl _hashlib lzma _lzma bz2 _bz2 decimal _decimal _pydecimal fractions statistics
-    unittest doctest email http urllib.request urllib.error xml xmlrpc multiprocessing asyncio
-    _asyncio concurrent tkinter sqlite3 curses pdb bdb cmd code codeop pydoc webbrowser ftplib
-    socketserver socket _socket lib2to3 distutils ensurepip idlelib venv wsgiref zoneinfo turtle
-    unicodedata readline rlcompleter setuptools pkg_resources pip logging.config logging.handlers
-    getpass netrc mimetypes imp py_compile zipapp _sysconfigdata sysconfig _aix_support
-    _osx_support PyInstaller embed.assemble embed.fetch embed.train embed.stories embed.compile
+    numpy._core._struct_ufunc_tests rlcompleter zoneinfo imp zipapp _aix_support _osx_support
     """.split()
-)
+).union(freeze.EXCLUDES, (f"embed.{name}" for name in freeze.TOOLS)) - {"numpy.core", "run"}
 
 # NumPy 1 imports these when it starts. Empty modules satisfy it and save 3 MB.
 EMPTY = ["numpy." + n for n in ("random", "fft", "polynomial", "ma", "ctypeslib", "testing")]
@@ -118,7 +110,7 @@ BASE = set(
 )
 
 # Imported by C code or by a computed name, so that no instruction of byte code shows them.
-HIDDEN = ["datetime", "struct", "pickle"] + [
+HIDDEN = ["datetime", "struct", "pickle", *(f"encodings.{name}" for name in freeze.ENCODINGS)] + [
     f"numpy.{core}.{module}"
     for core in ("core", "_core")
     for module in """_add_newdocs _dtype _dtype_ctypes _exceptions _internal _methods
@@ -297,7 +289,8 @@ def add_numpy(code, name):
 
 def excluded(name):
     parts = name.split(".")
-    return "tests" in parts or any(".".join(parts[: n + 1]) in EXCLUDED for n in range(len(parts)))
+    parents = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return name not in EMPTY and ("tests" in parts or bool(parents & EXCLUDED))
 
 
 def imported(code, package):
@@ -380,12 +373,13 @@ def write_file(scratch, name, data):
     return str(path)
 
 
-def write_pyz(scratch, writer, code, found, base):
+def write_pyz(scratch, writer, code, found, base, small):
     """Writes PYZ.pyz with every module that is not in the base library -> its path."""
     path = Path(scratch) / "PYZ.pyz"
-    names = sorted(n for n in found if found[n] is not None and n not in base)
+    names = sorted(n for n in found if found[n] is not None and n not in base and n != "run")
     files = {n: "__init__.py" if code.modules[n][1] else f"{n}.py" for n in names}
     entries = [("embed", "-", "PYMODULE")] + [(n, files[n], "PYMODULE") for n in names]
+    writer = type("Writer", (writer,), {"_COMPRESSION_LEVEL": 9 if small else 0})
     writer(str(path), entries, code_dict=found)
     return str(path)
 
@@ -400,9 +394,9 @@ def loader_entries(scratch, wheel, code):
         else:
             source = wheel[f"PyInstaller/loader/{name}.py"]
             compiled = compile(source, name + ".py", "exec", dont_inherit=True)
-        yield (name, write_file(scratch, name + ".pyc", pyc(compiled, name + ".py")), True, "m")
+        yield (name, write_file(scratch, name + ".pyc", pyc(compiled, name + ".py")), False, "m")
     source = wheel["PyInstaller/loader/pyiboot01_bootstrap.py"]
-    yield ("pyiboot01_bootstrap", write_file(scratch, "pyiboot01.py", source), True, "s")
+    yield ("pyiboot01_bootstrap", write_file(scratch, "pyiboot01.py", source), False, "s")
 
 
 def add_project(code, run_py):
@@ -413,46 +407,59 @@ def add_project(code, run_py):
         code.add("embed/" + path.name, path.read_bytes(), "")
 
 
-def bundled(code, found, target, kernel):
-    """-> [(path in the bundle, bytes)] of extensions, libraries and the kernel."""
-    files = [code.extensions[n] for n in found if found[n] is None]
-    files += code.libraries.items()
+def bundle(scratch, code, found, target, kernel):
+    """Writes extensions, libraries and the kernel to scratch -> [(path in the PKG, file, "")].
+
+    Each library stands after those that it needs.
+    """
+    files = dict(code.extensions[n] for n in found if found[n] is None) | code.libraries
     if kernel:
-        files.append(("embed/" + target.kernel, Path(kernel).read_bytes()))
-    return sorted((path.replace("/", target.separator), data) for path, data in files)
+        files["embed/" + target.kernel] = Path(kernel).read_bytes()
+    rows = [(path, write_file(scratch, "files/" + path, files[path]), "") for path in sorted(files)]
+    return freeze.in_order(rows)
 
 
-def assemble(name, scratch, run_py=HERE.parent / "run.py", kernel=None, python=None, small=False):
+def own_entries(scratch, run_py):
+    """-> PKG entries of the scripts that run: what removes stale unpackings, and the engine."""
+    for script in (HERE / "sweep.py", Path(run_py)):
+        if script.exists():
+            yield (script.stem, write_file(scratch, script.name, script.read_bytes()), False, "s")
+
+
+def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=False):
     """Makes the two parts of the one-file executable for a system.
 
     Args: target name; a scratch directory; the engine; the kernel compiled for the target, or
     None; an archive with an interpreter instead of the pinned one; `small` compresses.
-    Returns (bytes of the bootloader, path of the PKG archive in scratch): the executable is the
-    bootloader, whatever the PKG's reader skips (a zip with the model), then the PKG.
-    Raises AssembleError or FetchError with one line for the user.
+    Returns (bytes of the program, path of the PKG archive): the executable is the program, then
+    a zip with the model and, last, the PKG as app.pkg. On Linux the program is our launcher, and
+    the kernel belongs into the zip; elsewhere it is PyInstaller's, and the kernel is in the PKG.
+    Raises AssembleError, FetchError, compile.CompileError: one line for the user.
     """
     if name not in TARGETS:
         raise AssembleError(refusal(name, f"known targets are {', '.join(TARGETS)}"))
     archive_writer, pyz_writer = writers()
-    target = TARGETS[name]
+    target, scratch = TARGETS[name], Path(scratch)
     code = interpreter(name, python)
-    wheel = read_zip(fetch(pinned("pyinstaller", name)))
     add_numpy(code, name)
     add_project(code, run_py)
-    roots = ["run", "numpy", *BASE, *HIDDEN]
-    roots += [n for n in code.modules if n.startswith("encodings.")]
-    found = reach(code, roots)
-    base = base_library(Path(scratch) / "base_library.zip", code, found)
-    entries = list(loader_entries(scratch, wheel, code))
-    entries.append(("run", write_file(scratch, "run.py", Path(run_py).read_bytes()), True, "s"))
-    entries.append(("base_library.zip", str(Path(scratch) / "base_library.zip"), small, "x"))
-    for path, data in bundled(code, found, target, kernel):
-        entries.append((path, write_file(scratch, "files/" + path, data), small, "b"))
-    pyz = write_pyz(scratch, pyz_writer, code, found, base)
+    embedded = [n for n in code.modules if n.startswith("embed.")]
+    found = reach(code, ["run", "numpy", *BASE, *HIDDEN, *embedded])
+    base = base_library(scratch / "base_library.zip", code, found)
+    if target.bootloader:
+        wheel = read_zip(fetch(pinned("pyinstaller", name)))
+        program = wheel["PyInstaller/bootloader/" + target.bootloader]
+        entries = [*loader_entries(scratch, wheel, code), *own_entries(scratch, run_py)]
+    else:
+        program = freeze.compile_launcher(scratch, name).read_bytes()
+        entries, kernel = list(own_entries(scratch, run_py))[-1:], None
+    entries.append(("base_library.zip", str(scratch / "base_library.zip"), small, "x"))
+    for path, file, _ in bundle(scratch, code, found, target, kernel):
+        entries.append((path.replace("/", target.separator), file, small, "b"))
+    pyz = write_pyz(scratch, pyz_writer, code, found, base, small)
     entries += [("PYZ.pyz", pyz, False, "z"), ("X utf8=1", "", False, "o")]
-    pkg = Path(scratch) / "app.pkg"
-    archive_writer(str(pkg), entries, target.library)
-    return wheel["PyInstaller/bootloader/" + target.bootloader], pkg
+    archive_writer(str(scratch / "app.pkg"), entries, target.library)
+    return program, scratch / "app.pkg"
 
 
 __all__ = ["TARGETS", "AssembleError", "FetchError", "assemble"]

@@ -171,7 +171,7 @@ def fetch_debian(item):
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         download = [*apt, "download", f"{item.package}={item.version}"]
         for command in (download, [*apt, "update"], download):
-            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
             if command is download and done.returncode == 0:
                 break
         found = list(Path(scratch).glob("*.deb"))
