@@ -13,8 +13,10 @@ import marshal
 import os
 import posix
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from _frozen_importlib import ModuleSpec  # importlib itself is not there yet
+from _frozen_importlib_external import ExtensionFileLoader
 
+EXTENSION_SUFFIXES = _imp.extension_suffixes()
 MODULE, PACKAGE, _, NAMESPACE = range(4)  # kinds of entries in a PYZ
 
 
@@ -81,12 +83,17 @@ class Importer:
             self.workers -= len(os.read(self.pipe, self.workers))
         waiting = [file for file, is_late in self.libraries if is_late <= late]
         self.libraries = [row for row in self.libraries if row[0] not in waiting]
-        for file in waiting:
-            try:  # Python's only call of dlopen that needs no library itself
-                _imp.create_dynamic(ModuleSpec("none", None, origin=file))
-            except ImportError as e:
-                if "PyInit_" not in str(e):  # loaded, and no module, is what is wanted
-                    raise SystemExit(f"run: cannot load a library: {e}") from None
+        for _ in range(len(waiting)):  # each after those that it needs: round by round
+            waiting = [file for file in waiting if not self.loaded(file)]
+
+    def loaded(self, file):
+        """Loads a library by Python's only call of dlopen that needs no library itself."""
+        try:
+            _imp.create_dynamic(ModuleSpec("none", None, origin=file))
+        except ImportError as error:
+            self.error = str(error)
+            return "PyInit_" in self.error  # loaded, and not a module: that is what is wanted
+        return True
 
 
 def install(table):
@@ -103,7 +110,8 @@ def install(table):
 
         for path in zipimport.zipimporter(base)._files:
             name = path.removesuffix(".pyc").removesuffix("/__init__").replace("/", ".")
-            __import__(name)
+            if name[:4] != "sre_" and name not in ("encodings.mbcs", "encodings.oem"):
+                __import__(name)
         posix.unlink(base)
     return importer
 

@@ -48,7 +48,7 @@ typedef struct { /* a row of app.pkg's table of contents; numbers are big-endian
 
 typedef struct {
     const Entry *entry;
-    int fd;
+    int fd, loaded;
     char path[96];
 } File;
 
@@ -57,7 +57,7 @@ static off_t pkg;      /* offset of app.pkg in it */
 static char *contents; /* app.pkg's table of contents */
 static uint32_t contents_size;
 enum { MAX_FILES = 256, LARGE = 1 << 20 };
-static File files[MAX_FILES];
+static File files[MAX_FILES], python, base;
 static int n_files, next_file, on_disk;
 static int ready[2]; /* a pipe: one byte arrives for every worker that is done */
 extern char **environ;
@@ -66,6 +66,12 @@ static void fail(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
+    for (int i = 0; on_disk && i < n_files; i++)
+        unlink(files[i].path);
+    if (on_disk) {
+        unlink(python.path);
+        unlink(base.path);
+    }
     fprintf(stderr, "run: ");
     vfprintf(stderr, format, args);
     fprintf(stderr, "\n");
@@ -355,13 +361,14 @@ static void fill(const File *f)
     free(in);
 }
 
-static void *load(const File *f, int mode)
+static void cannot_load(const File *f)
 {
-    void *library = dlopen(f->path, mode);
-    if (!library)
-        fail("cannot load %s: %s%s", f->entry->name, dlerror(),
-             on_disk ? " (set TMPDIR to a directory on a disk not mounted noexec)" : "");
-    return library;
+    const char *error = dlerror(), *hint = "";
+    if (strstr(error, "GLIBC_"))
+        hint = ": this system is older than the program; build it with --portable";
+    else if (on_disk)
+        hint = ": if that is a noexec directory, set TMPDIR to another";
+    fail("cannot load %s: %s%s", f->entry->name, error, hint);
 }
 
 static int is_large(const Entry *e)
@@ -405,7 +412,7 @@ static void set_environment(const char *base)
         if (strncmp(name, "PYTHON", 6) || unsetenv(name))
             e++;
     }
-    setenv("PYTHONHOME", "/", 1);
+    setenv("PYTHONHOME", "/nowhere", 1); /* not this machine's Python */
     setenv("PYTHONPATH", base, 1);
 }
 
@@ -482,21 +489,27 @@ static int fill_files(void)
     return WORKERS;
 }
 
-/* Files on disk: everything is loaded at once, in the archive's order, and its name deleted. */
+/* Files on disk: everything is loaded at once and its name deleted. */
 static int load_files(int workers)
 {
     for (char byte; workers;)
         workers -= read(ready[0], &byte, 1) == 1;
-    for (int i = 0; i < n_files; i++) {
-        load(&files[i], RTLD_NOW);
-        unlink(files[i].path);
+    for (int left = n_files, before = left + 1; left && left < before;) {
+        before = left; /* each library after those that it needs: round by round */
+        for (int i = 0; i < n_files; i++)
+            if (!files[i].loaded && dlopen(files[i].path, RTLD_NOW))
+                files[i].loaded = left--;
     }
+    for (int i = 0; i < n_files; i++)
+        if (!files[i].loaded && !dlopen(files[i].path, RTLD_NOW))
+            cannot_load(&files[i]);
+        else
+            unlink(files[i].path);
     return workers;
 }
 
 static int launch(int argc, char **argv, char **unused)
 {
-    static File python, base;
     const Entry *program = NULL, *preload = NULL;
     int preloaded = getenv("RUN_LAUNCHER") != NULL;
     preloaded ? open_inherited() : open_self();
@@ -523,7 +536,8 @@ static int launch(int argc, char **argv, char **unused)
     fill(&base);
     if (python.entry) {
         fill(&python);
-        library = load(&python, RTLD_NOW | RTLD_GLOBAL);
+        if (!(library = dlopen(python.path, RTLD_NOW | RTLD_GLOBAL)))
+            cannot_load(&python);
     }
     int (*python_main)(int, char **) = (int (*)(int, char **))dlsym(library, "Py_BytesMain");
     if (!python_main)
@@ -533,15 +547,14 @@ static int launch(int argc, char **argv, char **unused)
         unlink(python.path);
     }
     set_environment(base.path);
-    char **args = calloc(argc + 5, sizeof *args);
-    args[0] = argv[0];
-    args[1] = "-sSB"; /* no site module, no user's packages, no byte code written */
-    args[2] = "-c";
-    args[3] = (char *)boot_source;
-    args[4] = describe(workers);
-    memcpy(args + 5, argv + 1, (argc - 1) * sizeof *args);
+    /* no site module, no user's packages, no byte code written; UTF-8 in every locale */
+    char *first[] = {argv[0], "-sSB", "-Xutf8", "-c", (char *)boot_source, describe(workers)};
+    int n = sizeof first / sizeof *first;
+    char **args = calloc(n + argc, sizeof *args);
+    memcpy(args, first, sizeof first);
+    memcpy(args + n, argv + 1, (argc - 1) * sizeof *args);
     (void)unused;
-    return python_main(argc + 4, args);
+    return python_main(n + argc - 1, args);
 }
 
 #ifdef PRELOADED

@@ -71,7 +71,7 @@ class Entry(NamedTuple):
     align: int = 1
 
 
-# --------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------ reading
 
 
 class Archive:
@@ -150,7 +150,7 @@ def extra_field(extra, wanted, form="<Q"):
         kind, size = struct.unpack_from("<2H", extra)
         if kind == wanted:
             width = struct.calcsize(form)
-            return [struct.unpack_from(form, extra, 4 + i)[0] for i in range(0, size, width)]
+            return [struct.unpack_from(form, extra, 4 + i)[0] for i in range(0, size - width + 1, width)]
         extra = extra[4 + size :]
     return ()
 
@@ -163,7 +163,7 @@ def opened(path):
         raise PackError(f"cannot read {path}: {e.strerror}") from None
 
 
-# --------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------ writing
 
 
 def write(output, head, members, *, mode=0o755, progress=False):
@@ -370,7 +370,7 @@ class Meter:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-# --------------------------------------------------------------------------- ./run --embed
+# ------------------------------------------------------------------ ./run --embed
 
 
 def running_archive():

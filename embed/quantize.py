@@ -1,8 +1,11 @@
 """Round a float32 model to int8 groups, as llama2.c's version 2 stores it."""
 
 import math
+import struct
 
 from run import ModelError, QuantizedTensor, progress
+
+SIZES = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"
 
 
 def group_size(config):
@@ -30,3 +33,23 @@ def quantize_weights(config, weights):
             setattr(layer, name, convert(getattr(layer, name)))
     vars(weights).update(tok_emb=tok_emb, wcls=wcls)
     return weights
+
+
+def write_v2(path, config, weights):
+    """Write a float32 model as llama2.c's version 2, a matrix at a time. ModelError, OSError."""
+    group, shared = group_size(config), weights.wcls is weights.tok_emb
+    sizes = [getattr(config, name) for name in SIZES]
+    norms = [layer.att_norm for layer in weights.layers]
+    norms += [layer.ffn_norm for layer in weights.layers] + [weights.final_norm]
+    matrices = [weights.tok_emb]
+    for name in config.shapes:
+        matrices += [getattr(layer, name) for layer in weights.layers]
+    with open(path, "wb") as file:
+        header = struct.pack("<Ii7iBi", 0x616B3432, 2, *sizes, shared, group)
+        file.write(header.ljust(256, b"\0"))
+        for norm in norms:
+            file.write(norm.astype("<f4").tobytes())
+        for w in progress([*matrices, *([] if shared else [weights.wcls])], "rounding the weights"):
+            int8 = QuantizedTensor.from_rows(lambda i, j, w=w: w[i:j], w.shape, group)
+            file.write(int8.q.tobytes())
+            file.write(int8.scales.astype("<f4").tobytes())
