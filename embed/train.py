@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning is waste on a busy machine
+
 import sentencepiece
 import torch
 import torch.nn.functional as F
@@ -281,7 +283,7 @@ def train(args):
         optimizer.load_state_dict(state["optimizer"])
         step, data.number = state["step"], state["stories"]
     held_out = Stream(sp, "held-out", args.window)
-    batches = [held_out.batch(16) for _ in range(args.eval_batches)]
+    batches = [held_out.batch(24) for _ in range(args.eval_batches)]
     n = sum(p.numel() for p in model.parameters())
     print(f"{shape}\n{n:,} parameters, tokenizer after {time.time() - started:.0f} s", flush=True)
     run_steps(args, model, optimizer, sp, data, batches, step)
@@ -333,8 +335,8 @@ def run_steps(args, model, optimizer, sp, data, batches, first):
 
 def parse_args():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--steps", type=int, default=9000)
-    p.add_argument("--batch", type=int, default=6, help="windows a step")
+    p.add_argument("--steps", type=int, default=5000)
+    p.add_argument("--batch", type=int, default=4, help="windows a step")
     p.add_argument("--window", type=int, default=512, help="tokens a window")
     p.add_argument("--dim", type=int, default=192)
     p.add_argument("--hidden", type=int, default=512)
@@ -342,15 +344,16 @@ def parse_args():
     p.add_argument("--heads", type=int, default=6)
     p.add_argument("--vocab", type=int, default=2048)
     p.add_argument("--vocab-stories", type=int, default=20000)
-    p.add_argument("--lr", type=float, default=1.5e-3)
+    p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--warmup", type=int, default=100)
     p.add_argument("--decay", type=float, default=0.3, help="the part of the run that decays")
-    p.add_argument("--eval-batches", type=int, default=3)
-    p.add_argument("--report", type=int, default=200)
-    p.add_argument("--save-every", type=int, default=400)
+    p.add_argument("--eval-batches", type=int, default=1)
+    p.add_argument("--report", type=int, default=100)
+    p.add_argument("--save-every", type=int, default=200)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler)")
+    flag = argparse.BooleanOptionalAction
+    p.add_argument("--compile", action=flag, default=True, help="needs a C++ compiler")
     p.add_argument("--float32", action="store_true", help="write v0 float32 instead of v2 int8")
     p.add_argument("--out", type=Path, default=HERE)
     p.add_argument("--checkpoint", type=Path, help="where to keep checkpoints (none)")
