@@ -1,33 +1,17 @@
 #!/usr/bin/env python3
-"""Llama 2 in one file.
+"""Llama 2 in one file: the mathematics first, then text, then files, then the command line.
 
-Read from the top: the mathematics (kernels, transformer), then text (tokenizer, sampler), then bytes
-(llama2.c files, GGUF), then the loop and the command line. Data flows one way: bytes -> weights ->
-forward -> logits -> sample -> decode -> the terminal. Extras live in embed/, imported when asked for.
-
+Data flows one way: bytes -> weights -> forward -> logits -> sample -> decode -> the terminal.
 Letters: T tokens forwarded together; x the residual stream; w a matrix (out, in); q, k, v queries,
 keys, values (q is also the int8 part of a quantized matrix); hs head_size; c the Config.
-All mathematics is float32: one stray float64 makes it ten times slower.
+All mathematics is float32: one stray float64 makes it ten times slower. Extras are in embed/.
 """
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["numpy>=1.24"]
 # ///
 
-import argparse
-import codecs
-import functools
-import heapq
-import importlib
-import math
-import mmap
-import os
-import re
-import signal
-import struct
-import sys
-import time
-from dataclasses import dataclass
+import argparse, codecs, functools, heapq, importlib, math, mmap, os, re, signal, struct, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,37 +31,31 @@ class ModelError(Exception):
     """What was given cannot be used: the message names it, the limit and the fix."""
 
 
-@dataclass
-class Config:
-    """A model's shape, by the names of llama2.c's header; ModelError if no model has it."""
+class Config(SimpleNamespace):
+    """A model's shape: what stands in llama2.c's header, and two numbers of GGUF files."""
 
-    dim: int
-    hidden_dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    vocab_size: int
-    seq_len: int
-    norm_eps: float = 1e-5
-    rope_base: float = 10000.0
-    rope_scale: float = 1.0
-
-    def __post_init__(self):
+    def __init__(self, *sizes, norm_eps=1e-5, rope_base=10000.0):
+        names = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"
+        sizes_by_name = dict(zip(names, sizes, strict=True))
+        super().__init__(**sizes_by_name, norm_eps=norm_eps, rope_base=rope_base)
         for name, value in vars(self).items():
             if not 0 < value < 2**31:
                 raise ModelError(f"{name} is {value} in the header; it must be from 1 to 2^31 - 1")
-        dim, hidden_dim, n_heads, n_kv_heads = self.dim, self.hidden_dim, self.n_heads, self.n_kv_heads
+        dim, hidden_dim, _, n_heads, n_kv_heads, *_ = sizes
         if dim % (2 * n_heads) or n_heads % n_kv_heads:
-            shape = f"dim {dim}, n_heads {n_heads}, n_kv_heads {n_kv_heads}"
-            raise ModelError(f"{shape} in the header: each must divide the one before, evenly")
-        self.head_size = dim // n_heads
-        self.kv_dim = kv_dim = self.head_size * n_kv_heads
-        self.shapes = {"wq": (dim, dim), "wk": (kv_dim, dim), "wv": (kv_dim, dim), "wo": (dim, dim)}
-        self.shapes |= {"w1": (hidden_dim, dim), "w2": (dim, hidden_dim), "w3": (hidden_dim, dim)}
+            heads = f"dim {dim} / n_heads {n_heads} / n_kv_heads {n_kv_heads}"
+            raise ModelError(f"{heads} in the header: each must divide the one before, evenly")
+        self.head_size, self.kv_dim = dim // n_heads, dim // n_heads * n_kv_heads
+        square, narrow, wide = (dim, dim), (self.kv_dim, dim), (hidden_dim, dim)  # (out, in)
+        self.shapes = {"wq": square, "wk": narrow, "wv": narrow, "wo": square, "w1": wide}
+        self.shapes |= {"w2": wide[::-1], "w3": wide}
+
+
+Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
 
 
 def quantize(x, group):  # (..., in) -> whole numbers (..., in / group, group), scales (..., 1)
-    """Round groups of neighbours to [-127, 127]: scale = max|x| / 127, halves away from 0 (runq.c)."""
+    """Round each group to [-127, 127]: scale = max|x| / 127, halves away from zero (runq.c)."""
     x = x.reshape(*x.shape[:-1], -1, group)
     scales = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
     ratio = x / np.where(scales == 0, np.float32(1), scales)
@@ -86,7 +64,7 @@ def quantize(x, group):  # (..., in) -> whole numbers (..., in / group, group), 
 
 
 class QuantizedTensor:
-    """A matrix (out, in): int8 q (out, in / group, group) times float32 scales (out, in / group)."""
+    """A matrix (out, in): int8 q (out, in / group, group) times scales (out, in / group)."""
 
     def __init__(self, q, scales):
         self.q, self.scales, self.group = q, scales, q.shape[-1]
@@ -96,40 +74,29 @@ class QuantizedTensor:
         return (self.q[rows] * self.scales[rows][..., None]).reshape(-1, self.shape[1])
 
     @functools.cached_property
-    def floats(self):
-        """The whole matrix in float32: NumPy has no fast product for int8."""
+    def floats(self):  # the whole matrix: NumPy has no fast product for int8
         return self[:]
 
     @classmethod
+    @np.errstate(all="ignore")
     def from_rows(cls, rows, shape, group):
         """Quantize the float32 matrix that rows(start, stop) gives, a cacheful at a time."""
         q = np.empty((shape[0], shape[1] // group, group), np.int8)
         scales = np.empty(q.shape[:2], np.float32)
-        step = max(1, 2**18 // shape[1])
-        for i in range(0, shape[0], step):
+        for i in range(0, shape[0], step := max(1, 2**18 // shape[1])):
             q[i : i + step], scale = quantize(rows(i, i + step), group)
             scales[i : i + step] = scale[..., 0]
         return cls(q, scales)
 
 
-class Layer(SimpleNamespace):
-    """att_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3; keys and values (n_kv_heads, context, hs)."""
-
-
-class Weights(SimpleNamespace):
-    """tok_emb, layers, final_norm, wcls. Matrices are (out, in), float32 or QuantizedTensor."""
-
-
 def progress(items, what):
     """Yield the items; after a second, on a terminal, say on stderr how far it is."""
-    start, line, items = time.monotonic(), "", list(items)
-    for i, item in enumerate(items):
+    start, n = time.monotonic(), len(items)
+    for i, item in enumerate(items, start=1):
         yield item
-        if time.monotonic() > start + 1 and sys.stderr is not None and sys.stderr.isatty():
-            line = f"\r{what}: {100 * (i + 1) // len(items)}%"
-            print(line, end="", file=sys.stderr, flush=True)
-    if line:
-        print("\r" + " " * len(line) + "\r", end="", file=sys.stderr, flush=True)
+        if time.monotonic() > start + 1 and sys.stderr and sys.stderr.isatty():
+            end = "\r" if i < n else "\r\x1b[K"
+            print(f"{what}: {100 * i // n}%", end=end, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------- kernels
@@ -147,17 +114,16 @@ def softmax(x):  # (..., n) -> (..., n), in place
     return x
 
 
-def silu(x):
-    """x * sigmoid(x), by way of tanh, which cannot overflow. (Elfwing et al., 2017)"""
+def silu(x):  # x * sigmoid(x), by way of tanh, which cannot overflow (Elfwing et al., 2017)
     half = x * np.float32(0.5)
     return half + half * np.tanh(half)
 
 
-def rope_table(config, context):  # -> (context, 1, hs / 2) complex64
+def rope_table(c, context):  # -> (context, 1, hs / 2) complex64
     """e^(i angle) for every position and pair of numbers. (Su et al., 2021)"""
-    frequencies = config.rope_base ** -(np.arange(0, config.head_size, 2) / config.head_size)
-    angles = np.arange(context)[:, None] / config.rope_scale * frequencies
-    return np.exp(1j * angles).astype(np.complex64)[:, None]
+    frequencies = c.rope_base ** -(np.arange(0, c.head_size, 2) / c.head_size)
+    angles = np.arange(context)[:, None] * frequencies
+    return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)[:, None]
 
 
 def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
@@ -175,36 +141,25 @@ def matmul(w, x):  # (out, in), (T, in) -> (T, out)
 
 # ------------------------------------------------------------------------------ transformer
 class Transformer:
-    """A model with its KV cache, computed by NumPy. ModelError if the cache cannot be had.
+    """A model and its KV cache; embed/kernel.py replaces attention, feed_forward, classify."""
 
-    attention, feed_forward and classify are what a faster backend replaces (embed/kernel.py).
-    """
-
-    backend = "numpy"
-
-    def __init__(self, config, weights, context):
-        self.config, self.weights, self.context = config, weights, context
-        cache = (config.n_layers, 2, config.n_kv_heads, context, config.head_size)
-        try:
-            cache = np.zeros(cache, np.float32)  # memory is taken as the text grows
-            self.rope = rope_table(config, context)
+    def __init__(self, config, weights, context, backend="numpy"):
+        self.config, self.weights, self.context, self.backend = config, weights, context, backend
+        shape = config.n_layers, 2, config.n_kv_heads, context, config.head_size
+        try:  # memory is taken as the text grows
+            cache, self.rope = np.zeros(shape, np.float32), rope_table(config, context)
         except (MemoryError, ValueError):
-            size = 4 * math.prod(cache) >> 20
-            fix = "use a shorter one (-n)"
-            raise ModelError(f"a context of {context} tokens needs {size:,} MB: {fix}") from None
-        for layer, (layer.keys, layer.values) in zip(weights.layers, cache, strict=True):
-            pass
+            raise ModelError(f"no memory for a context of {context:,}: use -n") from None
+        for layer, (keys, values) in zip(weights.layers, cache, strict=True):
+            layer.keys, layer.values = keys, values
         self.x = np.empty((min(MAX_ROWS, context), config.dim), np.float32)
-        self.mask = np.triu(np.full((len(self.x),) * 2, -np.inf, np.float32), 1)
+        self.mask = np.triu(np.full((len(self.x), len(self.x)), -np.inf, np.float32), 1)
 
     @np.errstate(all="ignore")  # damaged weights give NaN logits, and the sampler says so
     def forward(self, tokens, pos, last_only=True):
-        """Put tokens at positions pos.. into the KV cache and return the logits.
-
-        They are the last token's (vocab_size,), or all tokens' (T, vocab_size).
-        """
+        """Read tokens from position pos on -> the last one's logits, or all (T, vocab_size)."""
         if (end := pos + len(tokens)) > self.context:
-            raise ModelError(f"{end:,} tokens do not fit a context of {self.context:,}: cut the text")
+            raise ModelError(f"{end:,} tokens do not fit a context of {self.context:,}: cut them")
         chunks, logits = range(0, len(tokens), MAX_ROWS), []
         for i in chunks if len(chunks) == 1 else progress(chunks, "reading the prompt"):
             chunk = tokens[i : i + MAX_ROWS]
@@ -213,9 +168,8 @@ class Transformer:
             for layer in self.weights.layers:
                 self.attention(layer, x, pos + i)
                 self.feed_forward(layer, x)
-            if not last_only:
-                logits.append(self.classify(x))
-        return self.classify(x[-1:])[0] if last_only else np.concatenate(logits)
+            logits.append(self.classify(x[-1:] if last_only else x))
+        return logits[-1][0] if last_only else np.concatenate(logits)
 
     def attention(self, layer, x, pos):  # (T, dim), in place
         """x += wo mix, where each token mixes the values of itself and of all before it."""
@@ -249,35 +203,29 @@ class Transformer:
 
 # -------------------------------------------------------------------------------- tokenizer
 class Tokenizer:
-    """Byte-pair encoding by scores, as SentencePiece does it for Llama 2.
+    """SentencePiece's byte-pair encoding; special: ids by their text (<s>), made by no merge."""
 
-    pieces: the bytes of each id; byte_ids: the id of each byte; special: ids by their text (<s>),
-    which no merge makes; stops: ids that end a text; template: how the model was taught to chat.
-    """
-
-    def __init__(self, pieces, scores, byte_ids, special, bos=1, eos=2, prefix=True, template=""):
-        self.pieces, self.scores, self.byte_ids, self.special = pieces, scores, byte_ids, special
-        self.bos, self.eos, self.stops = bos, eos, {bos, eos}
-        self.prefix, self.template = " " * prefix, template
-        hidden = set(byte_ids) | set(special.values())
+    def __init__(self, pieces, scores, special, bos=1, eos=2, prefix=" ", template=""):
+        self.pieces, self.scores, self.special = pieces, scores, special
+        self.bos, self.eos, self.prefix, self.template = bos, eos, prefix, template
+        self.stops, self.byte_ids = {bos, eos}, [0] * 256  # <unk>, where a byte has no token
+        for i, piece in enumerate(pieces):
+            if len(piece) == 6 and re.fullmatch(rb"<0x[0-9A-F]{2}>", piece):
+                pieces[i] = bytes([int(piece[3:5], 16)])
+                self.byte_ids[pieces[i][0]] = i
+        hidden = {*self.byte_ids, *special.values()}
         self.ids = {pieces[i]: i for i in reversed(range(len(pieces))) if i not in hidden}
 
     def encode(self, text, bos=True, prefix=True):
-        """The ids of text: "Hello, world!" -> [1, 15043, 29892, 3186, 29991] for Llama 2.
-
-        A character that is no token becomes its UTF-8 bytes. Then the pair of neighbours whose
-        merge has the highest score, the leftmost on ties, is merged until no pair is a token.
-        """
+        """The ids of text: "Hello, world!" -> [1, 15043, 29892, 3186, 29991] for Llama 2."""
         tokens = []
         for char in self.prefix * (prefix and text != "") + text:
             escaped = "\udc80" <= char <= "\udcff"  # a byte of the command line, not UTF-8
             data = char.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
-            token = self.ids.get(data)
-            tokens += [self.byte_ids[byte] for byte in data] if token is None else [token]
+            tokens += [self.ids[data]] if data in self.ids else [self.byte_ids[b] for b in data]
         return [self.bos] * bos + self.merge(tokens)
 
-    def merge(self, tokens):
-        """Merge pairs, best first: a heap of candidates over a linked list, and no rescan."""
+    def merge(self, tokens):  # best score first, leftmost on ties: a heap over a linked list
         n, heap, byte_ids = len(tokens), [], set(self.byte_ids)
         before, after = list(range(-1, n - 1)), list(range(1, n + 1))
 
@@ -291,58 +239,42 @@ class Tokenizer:
             consider(i, i + 1)
         while heap:
             _, i, j, left, right, token = heapq.heappop(heap)
-            if after[i] != j or tokens[i] != left or tokens[j] != right:
-                continue  # one of the two has merged with another neighbour meanwhile
-            tokens[i], tokens[j], after[i] = token, None, after[j]
-            if after[i] < n:
-                before[after[i]] = i
-            consider(before[i], i)
-            consider(i, after[i])
+            if after[i] == j and tokens[i] == left and tokens[j] == right:  # else it is outdated
+                tokens[i], tokens[j], after[i] = token, None, after[j]
+                if after[i] < n:
+                    before[after[i]] = i
+                consider(before[i], i)
+                consider(i, after[i])
         return [token for token in tokens if token is not None]
 
-    def decode(self, prev, token):
-        """The bytes of token; after BOS without the space that encode put in front."""
+    def decode(self, prev, token):  # -> bytes; after BOS without encode's space
         piece = self.pieces[token]
         return piece[1:] if prev == self.bos and piece[:1] == b" " else piece
 
 
-class TextStream:
-    """Joins bytes into text as they come; control characters show as pictures (ESC is U+241B)."""
-
-    pictures = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-    pictures |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-    def __init__(self):
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def text(self, data, final=False):
-        """The characters that data completes, maybe none."""
-        return self.decoder.decode(data, final).translate(self.pictures)
+def text_stream():
+    """A function from bytes to the text they complete; control characters become U+FFFD."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    control = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # no bell, no escape sequence
+    return lambda data, final=False: control.sub("\ufffd", decode(data, final))
 
 
 # ---------------------------------------------------------------------------------- sampler
 class Sampler:
-    """Draws tokens: the likeliest at temperature 0, else from the nucleus topp (0 or 1: from all).
-
-    The generator and its use are run.c's: the same seed tells the same story. ModelError if a
-    value is out of range. (Nucleus: Holtzman et al., 2019; xorshift64*: Vigna, 2014)
-    """
+    """Draws what run.c draws: the likeliest token at temperature 0, else from the nucleus topp."""
 
     def __init__(self, temperature=1.0, topp=0.9, seed=None):
-        self.seed = time.time_ns() % 2**32 + 1 if seed is None else seed
-        self.temperature, self.topp, self.state = temperature, np.float32(topp), self.seed
-        limits = {"temperature": (0, 100), "topp": (0, 1), "seed": (1, 2**64 - 1)}
-        for name, (low, high) in limits.items():
+        self.seed = self.state = time.time_ns() % 2**32 + 1 if seed is None else seed
+        self.temperature, self.topp = temperature, np.float32(topp)
+        for name, low, high in ("temperature", 0, 100), ("topp", 0, 1), ("seed", 1, 2**64 - 1):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ModelError(f"{name} is {value}; it must be from {low} to {high}")
 
-    def random(self):
-        """The next number in [0, 1), a multiple of 2^-24."""
-        s = self.state
-        s ^= s >> 12
+    def random(self):  # a multiple of 2^-24 in [0, 1) (xorshift64*: Vigna, 2014)
+        s = self.state ^ self.state >> 12
         s ^= s << 25 & 0xFFFFFFFFFFFFFFFF
-        self.state = s = s ^ s >> 27
-        return (s * 0x2545F4914F6CDD1D >> 40 & 0xFFFFFF) / 2**24
+        self.state = s ^ s >> 27
+        return (self.state * 0x2545F4914F6CDD1D >> 40 & 0xFFFFFF) / 2**24
 
     def sample(self, logits):  # (vocab_size,) -> token
         """The next token; ModelError if the logits are not finite."""
@@ -352,14 +284,11 @@ class Sampler:
         if self.temperature == 0:
             return best
         probs, coin = softmax(logits / np.float32(self.temperature)), self.random()
-        if 0 < self.topp < 1:
-            return self.sample_topp(probs, coin)
-        return min(int(np.cumsum(probs).searchsorted(coin, "right")), len(probs) - 1)
-
-    def sample_topp(self, probs, coin):
-        """Draw among the likeliest tokens, as many as it takes for a sum above topp."""
+        if not 0 < self.topp < 1:
+            return min(int(np.cumsum(probs).searchsorted(coin, "right")), len(probs) - 1)
+        # The nucleus (Holtzman et al., 2019): as many likely tokens as it takes to exceed topp.
         floor = (1 - self.topp) / np.float32(len(probs) - 1)  # below it none can be among them
-        tokens = np.flatnonzero(probs >= floor)
+        tokens = np.flatnonzero(probs >= min(floor, probs.max()))
         tokens = tokens[np.argsort(-probs[tokens], kind="stable")]
         cdf = np.cumsum(probs[tokens])
         cdf = cdf[: cdf.searchsorted(self.topp, "right") + 1]
@@ -368,128 +297,100 @@ class Sampler:
 
 # ---------------------------------------------------------------------------- llama2.c files
 class Reader:
-    """A cursor over a file in memory that never reads past its end and copies nothing."""
+    """A cursor over a file in memory: never past its end, and nothing is copied."""
 
     def __init__(self, buffer, offset=0):
         self.buffer, self.offset = buffer, offset
 
-    def take(self, what, dtype, *shape):
-        """The next array of this dtype and shape, a view; ModelError if the file ends before."""
-        dtype, count = np.dtype(dtype), math.prod(shape)
-        size, left = count * dtype.itemsize, max(0, len(self.buffer) - self.offset)
-        if size > left:
-            where = f"{what}, which needs {size:,} bytes at {self.offset:,} and has {left:,}"
+    def data(self, what, size):  # the next bytes
+        if not 0 <= size <= (left := max(0, len(self.buffer) - self.offset)):
+            where = f"{what}, at {self.offset:,}, which needs {size:,} bytes and has {left:,}"
             raise ModelError(f"the file ends in {where}: it is truncated, damaged or no model")
         self.offset += size
-        if count == 0:
-            return np.empty(shape, dtype)
-        array = np.frombuffer(self.buffer, dtype, count, self.offset - size).reshape(shape)
+        return self.buffer[self.offset - size : self.offset]
+
+    def unpack(self, what, form):  # the next values of a struct format
+        return struct.unpack(form, self.data(what, struct.calcsize(form)))
+
+    def array(self, what, dtype, *shape):  # the next array, a view where it is aligned
+        data = self.data(what, math.prod(shape) * np.dtype(dtype).itemsize)
+        array = np.frombuffer(data, dtype).reshape(shape)
         return array if array.flags.aligned else array.copy()
 
-    def unpack(self, what, form):
-        """The next values of a struct format."""
-        return struct.unpack(form, self.take(what, np.uint8, struct.calcsize(form)))
-
-    def floats(self, what, *shape):
-        """The next float32 array."""
-        return self.take(what, "<f4", *shape)
-
-    def groups(self, group, what, out, n):
-        """The next matrix (out, n) in int8 groups: all numbers, then all scales."""
+    def groups(self, what, group, out, n):  # a matrix: all its numbers, then its scales
         part = math.gcd(group, n)  # a group that straddles rows is split, its scale repeated
         if group < 1 or part < 2 or out * n % group:
             raise ModelError(f"group size {group} does not fit rows of {n}: export with 32 or 64")
-        q = self.take(what, np.int8, out, n // part, part)
-        scales = self.take(what, "<f4", out * n // group).repeat(group // part)
+        q = self.array(what, np.int8, out, n // part, part)
+        scales = self.array(what, "<f4", out * n // group).repeat(group // part)
         return QuantizedTensor(q, scales.reshape(out, n // part))
 
 
-IN_V0 = "tok_emb att_norm wq wk wv wo ffn_norm w1 w2 w3 final_norm rope wcls"
-IN_V1 = "att_norm ffn_norm final_norm tok_emb wq wk wv wo w1 w2 w3 wcls"
+LAYER = "att_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3"
+IN_V0 = "tok_emb", *LAYER, "final_norm", "rope", "wcls"
+IN_V1 = "att_norm", "ffn_norm", "final_norm", "tok_emb", *LAYER[1:5], *LAYER[6:], "wcls"
 
 
 def read_llama2c(buffer):
-    """llama2.c's formats: versions 0 and 1 in float32, version 2 in int8 groups.
-
-    Seven int32 (0) or a header of 256 bytes, then each kind of tensor for all layers.
-    """
+    """Versions 0 and 1 in float32, 2 in int8: a header, then each kind of tensor, all layers."""
     file, version, group = Reader(buffer), 0, 1
     if buffer[:4] == b"24ka":
-        _, version, *numbers, shared, group = file.unpack("the header", "<Ii7iBi")
+        _, version, *sizes, shared, group = file.unpack("the header", "<Ii7iBi")
         file.offset = 256
     else:
-        *numbers, vocab_size, seq_len = file.unpack("the header", "<7i")
-        shared, numbers = vocab_size > 0, [*numbers, abs(vocab_size), seq_len]
-    if version > 2 or shared not in (0, 1):
+        sizes = [*file.unpack("the header", "<7i")]
+        shared, sizes[5] = sizes[5] > 0, abs(sizes[5])
+    if not 0 <= version <= 2 or shared > 1:
         raise ModelError(f"llama2.c version {version} is unknown: export version 0, 1 or 2")
-    c = Config(*numbers)
-    shapes = dict.fromkeys(("tok_emb", "wcls"), (c.vocab_size, c.dim)) | c.shapes
+    c = Config(*sizes)
+    shapes = c.shapes | dict.fromkeys(("tok_emb", "wcls"), (c.vocab_size, c.dim))
     shapes["rope"] = c.seq_len, c.head_size  # tables, not used: they are computed
-    names, w = (IN_V1 if version else IN_V0).split()[: -1 if shared else None], Weights()
-    w.layers = [Layer() for _ in range(min(c.n_layers, len(buffer)))]
-    for name in names:
+    weights = Weights(layers=[Weights() for _ in range(min(c.n_layers, len(buffer)))])
+    for name in (IN_V1 if version else IN_V0)[: -1 if shared else None]:
         shape = shapes.get(name, (c.dim,))
-        for owner in w.layers if name in c.shapes or name in ("att_norm", "ffn_norm") else [w]:
-            int8 = version == 2 and len(shape) == 2
-            take = functools.partial(file.groups, group) if int8 else file.floats
-            setattr(owner, name, take(name, *shape))
+        take, form = (file.groups, group) if version == 2 and shape[1:] else (file.array, "<f4")
+        for owner in weights.layers if name in LAYER else [weights]:
+            setattr(owner, name, take(name, form, *shape))
     if left := len(buffer) - file.offset:
         raise ModelError(f"the file is {left:,} bytes too long: it is damaged or no model")
-    w.wcls = w.tok_emb if shared else w.wcls
-    return c, w, f"llama2.c v{version}, " + (f"int8 groups of {group}" if int8 else "float32"), None
+    weights.wcls = weights.tok_emb if shared else weights.wcls
+    kind = f"int8 groups of {group}" if version == 2 else "float32"
+    return c, weights, f"llama2.c v{version}, {kind}", None
 
 
-def read_tokenizer(buffer, vocab_size):
-    """llama2.c's tokenizer.bin: the longest length, then score, length and bytes of each token."""
+def read_tokenizer(buffer):
+    """tokenizer.bin: the greatest length, then the score, length and bytes of each token."""
     file, pieces, scores = Reader(buffer, 4), [], []
     while file.offset < len(buffer):
-        what = f"token {len(pieces)} of the tokenizer"
-        score, length = file.unpack(what, "<fi")
-        if length < 0 or not math.isfinite(score):
-            raise ModelError(f"{what} has length {length}, score {score}: this is no tokenizer.bin")
-        pieces.append(file.take(what, np.uint8, length).tobytes())
+        score, length = file.unpack(f"token {len(pieces)}", "<fi")
+        pieces.append(bytes(file.data(f"token {len(pieces)}", length)))
         scores.append(score)
-    return make_tokenizer(vocab_size, pieces, scores, {"<unk>": 0, "<s>": 1, "</s>": 2})
-
-
-def make_tokenizer(vocab_size, pieces, scores, special, **options):
-    """A Tokenizer whose <0xXX> stand for bytes; ModelError if it is another model's."""
-    if {len(pieces), len(scores)} != {vocab_size} or max(options.values(), default=2) >= vocab_size:
-        counts = f"the tokenizer has {len(pieces):,} tokens, the model {vocab_size:,}"
-        raise ModelError(f"{counts}: give the model's own tokenizer with -z")
-    byte_ids = [0] * 256  # <unk>, where a byte has no token
-    for i, piece in enumerate(pieces):
-        if len(piece) == 6 and (match := re.fullmatch(rb"<0x([0-9A-F]{2})>", piece)):
-            pieces[i] = bytes.fromhex(match[1].decode())
-            byte_ids[pieces[i][0]] = i
-    return Tokenizer(pieces, scores, byte_ids, special, **options)
+    return Tokenizer(pieces, scores, {"<unk>": 0, "<s>": 1, "</s>": 2})
 
 
 # ------------------------------------------------------------------------------------- GGUF
-def dequantize_k(blocks):  # Q4_K or Q5_K blocks (n,) -> (n, 8, 32)
+def dequantize_k(blocks):  # Q4_K or Q5_K blocks (rows, n) -> (rows, n * 256)
     """w = d scale q - dmin min, in eight runs of 32 with six-bit scales and minima."""
-    low, mid, high = (blocks["scales"][:, i : i + 4] for i in (0, 4, 8))
-    scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=1)
-    mins = np.concatenate([mid & 63, high >> 4 | mid >> 6 << 4], axis=1)
-    q = blocks["q"].reshape(-1, 4, 1, 32) >> np.array([[0], [4]], np.uint8) & 15
-    q = q.reshape(-1, 8, 32)
+    low, mid, high = np.split(blocks["scales"], 3, axis=-1)
+    scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=-1)
+    mins = np.concatenate([mid & 63, high >> 4 | mid >> 6 << 4], axis=-1)
+    q = blocks["q"].reshape(*blocks.shape, 4, 1, 32) >> np.array([[0], [4]], np.uint8) & 15
+    q = q.reshape(*blocks.shape, 8, 32)
     if "fifth" in blocks.dtype.names:
-        q |= (blocks["fifth"][:, None] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 4
-    d, dmin = (blocks[k].astype(np.float32)[:, None] for k in ("d", "dmin"))
-    return (d * scales)[..., None] * q - (dmin * mins)[..., None]
+        q |= (blocks["fifth"][..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 4
+    d, dmin = (blocks[k].astype(np.float32)[..., None] for k in ("d", "dmin"))
+    return ((d * scales)[..., None] * q - (dmin * mins)[..., None]).reshape(len(blocks), -1)
 
 
-def dequantize_q6_k(blocks):  # (n,) -> (n, 16, 16)
-    """w = d scale (q - 32), in sixteen runs of 16 with int8 scales."""
+def dequantize_q6_k(blocks):  # (rows, n) -> (rows, n * 256): w = d scale (q - 32), 16 runs of 16
     low = blocks["low"].reshape(-1, 2, 1, 64) >> np.array([[0], [4]], np.uint8) & 15
     high = blocks["high"].reshape(-1, 2, 1, 32) >> np.array([[0], [2], [4], [6]], np.uint8) & 3
     q = (low.reshape(-1, 2, 4, 32) | high << 4).astype(np.int8) - np.int8(32)
-    scales = blocks["d"].astype(np.float32)[:, None] * blocks["scales"]
-    return scales[..., None] * q.reshape(-1, 16, 16)
+    scales = blocks["d"].astype(np.float32)[..., None] * blocks["scales"]
+    return (scales[..., None] * q.reshape(*scales.shape, 16)).reshape(len(blocks), -1)
 
 
-def nibbles(blocks):  # Q4_0 blocks (...,) -> (..., 32) int8
-    """The low halves of sixteen bytes, then the high halves, minus 8."""
+def nibbles(blocks):  # Q4_0 (rows, n) -> (rows, n, 32): the low halves, then the high ones, minus 8
     return np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], -1).astype(np.int8) - np.int8(8)
 
 
@@ -505,12 +406,10 @@ GGUF_TYPES = {  # number: name, weights in a block, block, how int8 or float32 i
     13: ("Q5_K", 256, [*K, ("fifth", "u1", 32), ("q", "u1", 128)], dequantize_k),
     14: ("Q6_K", 256, Q6_K, dequantize_q6_k),
 }
-GGUF_REFUSED = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 20: "IQ4_NL", 23: "IQ4_XS"}
+GGUF_REFUSED = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 20: "IQ4_NL"}
 GGUF_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
-GGUF_NAMES = {  # ours: theirs
-    "att_norm": "attn_norm", "wq": "attn_q", "wk": "attn_k", "wv": "attn_v", "wo": "attn_output",
-    "ffn_norm": "ffn_norm", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up",
-}  # fmt: skip
+GGUF_LAYER = "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_down ffn_up"
+GGUF_SIZES = "embedding_length feed_forward_length block_count attention.head_count"
 
 
 class GGUF(Reader):
@@ -522,122 +421,99 @@ class GGUF(Reader):
         if version not in (2, 3):
             raise ModelError(f"GGUF version {version} is not supported: convert to version 3")
         self.meta = {self.value(8): self.value() for _ in range(n_values)}
-        self.infos = {}  # name: shape, type, offset
+        self.infos, self.types = {}, set()  # infos: shape, type, offset by name
         for _ in range(n_tensors):
             name, (n_dims,) = self.value(8), self.unpack("a tensor's shape", "<I")
             *shape, kind, offset = self.unpack("a tensor's shape", f"<{min(n_dims, 4)}QIQ")
             self.infos[name] = tuple(shape[::-1]), kind, offset
-        alignment = int(self.number("general.alignment", 32)) or 1
+        alignment = self.meta.get("general.alignment", 32)
         self.start = -(-self.offset // alignment) * alignment
 
-    def value(self, kind=None):
-        """The next value: a number, a string or a list; its type stands before it if not given."""
+    def value(self, kind=None):  # a number, string or list; its type stands before it
         kind = self.unpack("the metadata", "<I")[0] if kind is None else kind
-        if kind in GGUF_SCALARS:
-            return self.unpack("the metadata", "<" + GGUF_SCALARS[kind])[0]
-        of, count = self.unpack("the metadata", "<IQ") if kind == 9 else (kind, 0)
-        if kind == 8:
-            data = self.take("the metadata", np.uint8, *self.unpack("the metadata", "<Q"))
-            return data.tobytes().decode("utf-8", "surrogateescape")
+        of, count = self.unpack("the metadata", "<IQ") if kind == 9 else (kind, 1)
         if of in GGUF_SCALARS:
-            return self.take("the metadata", "<" + GGUF_SCALARS[of], count).tolist()
-        if of != 8:
+            values = self.array("the metadata", "<" + GGUF_SCALARS[of], count).tolist()
+        elif of == 8:
+            lengths = (self.unpack("the metadata", "<Q") for _ in range(count))
+            data = (self.data("the metadata", *length) for length in lengths)
+            values = [str(text, "utf-8", "surrogateescape") for text in data]
+        else:
             raise ModelError(f"the metadata has a value of unknown type {of}: the file is damaged")
-        return [self.value(8) for _ in range(count)]
+        return values if kind == 9 else values[0]
 
-    def number(self, key, default=None):
-        """The number under this key; ModelError if there is none."""
-        value = self.meta.get(key, default)
-        if not isinstance(value, int | float) or not 0 <= value < 2**63:
-            raise ModelError(f"{key} is {str(value)[:40]!r} in the GGUF; it must be a number")
-        return value
-
-    def tensor(self, name, *expected):
-        """The tensor as float32 or QuantizedTensor: a view where its type allows."""
+    def tensor(self, name, *expected):  # -> float32 or QuantizedTensor, a view if it can be
         shape, kind, offset = self.infos.pop(name + ".weight", ((), 0, 0))
-        if shape != expected:
-            raise ModelError(f"tensor {name} has shape {shape}; the header asks for {expected}")
         if kind not in GGUF_TYPES:
-            known, kind = [entry[0] for entry in GGUF_TYPES.values()], GGUF_REFUSED.get(kind, kind)
-            raise ModelError(f"tensor {name} has type {kind}: quantize to {', '.join(known)} instead")
+            known, kind = [t[0] for t in GGUF_TYPES.values()], GGUF_REFUSED.get(kind, kind)
+            raise ModelError(f"tensor {name} has type {kind}: convert it to one of {known}")
         type_name, size, dtype, convert = GGUF_TYPES[kind]
-        if shape[-1] % size or len(shape) < 2 and size > 1:
-            raise ModelError(f"tensor {name} of shape {shape} cannot have type {type_name}")
-        self.offset, self.kinds[type_name] = self.start + offset, self.kinds.get(type_name, 0) + 1
-        blocks = self.take(name, dtype, *shape[:-1], shape[-1] // size)
+        if shape != expected or shape[-1] % size or (size > 1 and len(shape) == 1):
+            raise ModelError(f"tensor {name} is {type_name} {shape}; it should be {expected}")
+        self.offset = self.start + offset
+        self.types.add(type_name)
+        blocks = self.array(name, dtype, *shape[:-1], shape[-1] // size)
         if size == 1:
             return convert(blocks)
         if size == 32:
             return QuantizedTensor(convert(blocks), blocks["d"].astype(np.float32))
-        return QuantizedTensor.from_rows(
-            lambda i, j: convert(blocks[i:j].ravel()).reshape(-1, shape[1]), shape, 32
-        )
+        return QuantizedTensor.from_rows(lambda i, j: convert(blocks[i:j]), shape, 32)
 
-    def config(self, vocab_size):
-        """The Config; what would change the mathematics in an unknown way is refused."""
-        keys = "embedding_length", "feed_forward_length", "block_count", "attention.head_count"
-        sizes = [int(self.number(f"llama.{key}")) for key in keys]
-        sizes.append(int(self.number("llama.attention.head_count_kv", sizes[-1])))
-        floats = {"attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 1e4, "rope.scaling.factor": 1}
-        numbers = [self.number(f"llama.{key}", default) for key, default in floats.items()]
-        config = Config(*sizes, vocab_size, int(self.number("llama.context_length")), *numbers)
-        head_size = config.head_size
-        only = {"rope.dimension_count": head_size, "attention.key_length": head_size, "expert_count": 0}
-        for key, known in (only | {"attention.value_length": head_size}).items():
-            if (value := self.meta.get(f"llama.{key}", known)) != known:
-                raise ModelError(f"llama.{key} is {str(value)[:40]}; only {known} is supported")
-        if (kind := self.meta.get("llama.rope.scaling.type", "none")) not in ("none", "linear"):
-            raise ModelError(f"RoPE scaling {str(kind)[:40]} is not supported: only linear is")
-        return config
+    def config(self, vocab_size):  # -> Config; refuses what would change the mathematics
+        meta = {key.removeprefix("llama."): value for key, value in self.meta.items()}
+        if (name := meta["general.architecture"]) != "llama":
+            raise ModelError(f"architecture {name!r:.40} is not supported: only 'llama' is")
+        sizes = [int(meta[key]) for key in GGUF_SIZES.split()]
+        sizes += int(meta.get("attention.head_count_kv", sizes[-1])), vocab_size
+        eps, base = meta["attention.layer_norm_rms_epsilon"], meta.get("rope.freq_base", 1e4)
+        c = Config(*sizes, int(meta["context_length"]), norm_eps=eps, rope_base=base)
+        only = dict.fromkeys(("rope.dimension_count", "attention.key_length"), c.head_size)
+        for key, known in (only | {"expert_count": 0, "rope.scaling.type": "none"}).items():
+            if meta.get(key, known) != known:
+                raise ModelError(f"{key} is {meta[key]!r:.40}; supported is only {known}")
+        return c
 
-    def tokenizer(self, vocab_size):
-        """The Tokenizer inside, or None without one."""
-        meta = {k[15:]: v for k, v in self.meta.items() if k.startswith("tokenizer.ggml.")}
-        if (model := meta.get("model")) is None:
+    def tokenizer(self):  # -> the Tokenizer inside, or None
+        meta = {"bos_token_id": 1, "eos_token_id": 2, "add_space_prefix": True, "model": "llama"}
+        meta |= {k.removeprefix("tokenizer.ggml."): v for k, v in self.meta.items()}
+        if meta["model"] != "llama":
+            raise ModelError(f"tokenizer {meta['model']!r:.40} is not supported: only 'llama' is")
+        if (texts := meta.get("tokens")) is None:
             return None
-        if model != "llama":
-            raise ModelError(f"tokenizer {model!r:.40} is not supported: only 'llama' (Llama 2) is")
-        columns = meta.get("tokens"), meta.get("scores"), meta.get("token_type", [1] * vocab_size)
-        for column, kind in zip(columns, (str, float, int), strict=True):
-            if not isinstance(column, list) or [v for v in column if not isinstance(v, kind)]:
-                raise ModelError("the tokenizer in the GGUF lacks tokens or scores: convert again")
-        ids = {k: int(self.number(f"tokenizer.ggml.{k}_token_id", v)) for k, v in (("bos", 1), ("eos", 2))}
-        special = {t: i for i, (t, k) in enumerate(zip(columns[0], columns[2])) if k in (2, 3, 4)}
-        pieces = [
-            b"" if kind == 3 else text.replace("\u2581", " ").encode("utf-8", "surrogateescape")
-            for text, kind in zip(columns[0], columns[2], strict=False)  # control tokens are no text
-        ]
-        tokenizer = make_tokenizer(vocab_size, pieces, columns[1], special, **ids)
-        tokenizer.prefix = " " * bool(meta.get("add_space_prefix", True))
-        tokenizer.template = str(self.meta.get("tokenizer.chat_template", ""))
-        return tokenizer
+        types = meta.get("token_type", [1] * len(texts))
+        pieces = [text.replace("\u2581", " ").encode("utf-8", "surrogateescape") for text in texts]
+        pieces = [b"" if types[i] == 3 else piece for i, piece in enumerate(pieces)]  # mute control
+        special = {text: i for i, text in enumerate(texts) if types[i] in (2, 3, 4)}
+        bos, eos = (range(len(texts))[meta[f"{name}_token_id"]] for name in ("bos", "eos"))
+        prefix, template = " " * meta["add_space_prefix"], meta.get("tokenizer.chat_template", "")
+        return Tokenizer(pieces, meta["scores"], special, bos, eos, prefix, template)
 
 
 def read_gguf(buffer):
-    """A GGUF of architecture llama: q and k rows are in llama2.c's order there."""
-    file = GGUF(buffer)
-    if (architecture := file.meta.get("general.architecture")) != "llama":
-        raise ModelError(f"architecture {architecture!r:.40} is not supported: only 'llama' is")
-    shape = file.infos.get("token_embd.weight", ((0,),))[0]
-    c, w = file.config(shape[0]), Weights(layers=[])
-    w.tok_emb, w.final_norm = file.tensor("token_embd", c.vocab_size, c.dim), file.tensor("output_norm", c.dim)
+    """A GGUF of architecture llama: the rows of its wq and wk are in llama2.c's order."""
+    file, weights = GGUF(buffer), Weights(layers=[])
+    c = file.config(file.infos["token_embd.weight"][0][0])
+    weights.tok_emb = file.tensor("token_embd", c.vocab_size, c.dim)
+    weights.final_norm = file.tensor("output_norm", c.dim)
     tied = "output.weight" not in file.infos
-    w.wcls = w.tok_emb if tied else file.tensor("output", c.vocab_size, c.dim)
-    for i in progress(range(min(c.n_layers, len(file.infos))), "converting the weights"):
-        shapes = {ours: c.shapes.get(ours, (c.dim,)) for ours in GGUF_NAMES}
-        w.layers.append(Layer(**{k: file.tensor(f"blk.{i}.{GGUF_NAMES[k]}", *v) for k, v in shapes.items()}))
-    if file.infos or len(w.layers) < c.n_layers:
-        name = next(iter(file.infos), f"blk.{len(w.layers)}")
-        raise ModelError(f"tensor {name} does not belong in a Llama of {c.n_layers} layers")
-    return c, w, "GGUF: " + ", ".join(f"{n} {k}" for k, n in file.kinds.items()), file.tokenizer(c.vocab_size)
+    weights.wcls = weights.tok_emb if tied else file.tensor("output", c.vocab_size, c.dim)
+    for i in progress(range(c.n_layers), "converting the weights"):
+        weights.layers.append(layer := Weights())
+        for name, theirs in zip(LAYER, GGUF_LAYER.split(), strict=True):
+            setattr(layer, name, file.tensor(f"blk.{i}.{theirs}", *c.shapes.get(name, (c.dim,))))
+    if file.infos:
+        raise ModelError(f"tensor {min(file.infos)} does not belong in a Llama of this shape")
+    return c, weights, "GGUF, " + ", ".join(sorted(file.types)), file.tokenizer()
 
 
 def read_model(buffer):
     """Recognize a model by its first bytes: -> Config, Weights, format, its Tokenizer or None."""
-    known = {b"PK\3\4": "a zip or PyTorch file", b"\x7fELF": "a program", b"tjgg": "an old GGML file"}
-    if (magic := bytes(buffer[:4])) in known:
-        raise ModelError(f"this is {known[magic]}: export it with llama2.c or convert it to GGUF")
-    return (read_gguf if magic == b"GGUF" else read_llama2c)(buffer)
+    if (magic := bytes(buffer[:4])) == b"PK\3\4":
+        raise ModelError("this is a zip or PyTorch file: export it for llama2.c or as GGUF")
+    try:
+        return (read_gguf if magic == b"GGUF" else read_llama2c)(buffer)
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise ModelError(f"the metadata is damaged or incomplete ({error!r:.80})") from None
 
 
 def open_buffer(path):
@@ -645,10 +521,8 @@ def open_buffer(path):
     try:
         with open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise ModelError(f"it cannot be opened: {error.strerror}") from None
-    except ValueError:
-        raise ModelError("it is empty") from None
+    except (OSError, ValueError) as error:  # ValueError: it is empty
+        raise ModelError(getattr(error, "strerror", "") or f"{error}") from None
 
 
 def extra(name):
@@ -660,172 +534,123 @@ def extra(name):
 
 
 def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=False, context=0):
-    """A Transformer ready to run, from a file or (path None) from what is embedded.
-
-    tokenizer: a tokenizer.bin for a model without its own; else the one beside the model or here.
-    backend: auto, c or numpy. threads, context: 0 for all cores, for the model's whole seq_len.
-    Raises ModelError for whatever cannot be used.
-    """
+    """A Transformer from a file or what is embedded; threads, context 0: all. Raises ModelError."""
     where = path or "the embedded model"
     try:
         files = {"model.bin": open_buffer(path)} if path else extra("payload").find_embedded()
+        if "model.bin" not in files:
+            raise ModelError("there is none: name a model file (-h shows how)")
         c, weights, kind, own = read_model(files["model.bin"])
         if tokenizer or (path and own is None):
-            places = [Path(path or "").parent / "tokenizer.bin", Path("tokenizer.bin")]
-            where = tokenizer or next((p for p in places if p.exists()), "tokenizer.bin")
+            where = tokenizer or Path(path).parent / "tokenizer.bin"
             files["tokenizer.bin"] = open_buffer(where)
-        if "tokenizer.bin" in files:
-            own = read_tokenizer(files["tokenizer.bin"], c.vocab_size)
+        own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
+        if own and not len(own.pieces) == len(own.scores) == c.vocab_size:
+            sizes = f"{len(own.pieces):,} tokens and the model {c.vocab_size:,}"
+            raise ModelError(f"the tokenizer has {sizes}: give the model's own with -z")
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None
     weights = extra("quantize").quantize_weights(c, weights) if int8 else weights
-    context, model = min(context or c.seq_len, c.seq_len), None
+    context = min(context or c.seq_len, c.seq_len)
     try:
-        if backend != "numpy":
-            model = extra("kernel").CTransformer(c, weights, context, threads)
-    except ModelError as error:
+        if backend == "numpy":
+            raise ModelError("as asked")
+        model = extra("kernel").CTransformer(c, weights, context, threads)
+    except ModelError as reason:
         if backend == "c":
             raise
-        Transformer.backend = f"numpy ({error})"
-    model = model or Transformer(c, weights, context)
+        model = Transformer(c, weights, context, f"numpy, {reason}")
     model.tokenizer, model.format, model.files = own, kind, files
     return model
 
 
 # ------------------------------------------------------------------ the loop, the command line
 def generate(model, prompt="", steps=256, **sampling):
-    """Yield the prompt, then the text of each token, up to steps tokens in all, BOS or EOS.
-
-    sampling: temperature, topp and seed of the Sampler. Raises ModelError.
-    """
-    sampler, stream, tokenizer = Sampler(**sampling), TextStream(), model.tokenizer
+    """Yield the prompt, then the text of each token, until BOS, EOS or steps tokens in all."""
+    sampler, text, tokenizer = Sampler(**sampling), text_stream(), model.tokenizer
     tokens, limit = tokenizer.encode(prompt), model.config.seq_len
     steps = min(steps, model.context) if steps > 0 else model.context
     if len(tokens) > limit:
-        raise ModelError(f"the prompt has {len(tokens):,} tokens, the context {limit:,}: shorten it")
+        raise ModelError(f"the prompt has {len(tokens):,} tokens, the context {limit:,}: cut it")
     echo = zip(tokens, tokens[1 : steps + 1], strict=False)
-    yield stream.text(b"".join(tokenizer.decode(*pair) for pair in echo))
-    logits = model.forward(tokens, 0) if len(tokens) <= steps else None
-    token = tokens[-1]
+    yield text(b"".join(tokenizer.decode(*pair) for pair in echo))
+    token, logits = tokens[-1], model.forward(tokens, 0) if len(tokens) <= steps else None
     for pos in range(len(tokens), steps + 1):
         prev, token = token, sampler.sample(logits)
         if token in tokenizer.stops:
             break
-        yield stream.text(tokenizer.decode(prev, token))
+        yield text(tokenizer.decode(prev, token))
         if pos < steps:
             logits = model.forward([token], pos)
-    yield stream.text(b"", final=True)
-
-
-def tell(model, args, **sampling):
-    """Print a story as it comes; then, on stderr, how fast it came."""
-    times = [time.perf_counter()]
-    for text in generate(model, args.prompt, 256 if args.steps is None else args.steps, **sampling):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        times.append(time.perf_counter())
-    print(flush=True)
-    if len(times) > 4:  # start, prompt, a token each, end
-        print(f"achieved tok/s: {(len(times) - 4) / (times[-2] - times[2]):f}", file=sys.stderr)
-        if args.verbose:
-            first = times[2] - times[0]
-            print(f"seed: {args.seed}, first token after {first:.3f} s, {model.backend}", file=sys.stderr)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
-
-    def error(self, message):
-        self.exit(2, f"run: {message} (-h lists the options)\n")
-
-
-EXAMPLES = """examples:
-  run.py                                    the embedded model tells a story
-  run.py model.bin -i "Once upon a time"    a llama2.c checkpoint goes on from a prompt
-  run.py model.gguf -t 0 -n 100             a GGUF, the likeliest text, 100 tokens
-  run.py model.gguf -m chat -y "Be brief."  a conversation
-  run.py model.bin -z tok.bin -i - < a.txt  another tokenizer, the prompt from stdin
-  run.py model.bin --info                   what the file holds and needs
-  run.py model.bin --ppl text.txt           how well the model knows a text
-  run.py model.bin --int8 -j 4 -v           in int8, on four cores, with times
-  run --embed model.gguf -o myrun           a new executable with another model inside"""
+    yield text(b"", final=True)
 
 
 def parse_args(argv):
-    """The command line, as a namespace; a usage error exits with status 2."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = Parser("run", description="Llama 2 in one file.", epilog=EXAMPLES, formatter_class=style)
+    """The command line, as a namespace; a usage error is one line and exits with status 2."""
+    parser = argparse.ArgumentParser("run", description="Llama 2 in one file.")
+    parser.error = lambda message: parser.exit(2, f"run: {message} (-h lists the options)\n")
     add = parser.add_argument
     add("model", nargs="?", metavar="FILE", help="a llama2.c checkpoint or GGUF (else: embedded)")
     add("-t", "--temperature", type=float, default=1.0, help="0: the likeliest text (1.0)")
-    add("-p", "--top-p", type=float, default=0.9, help="sample from this share; 0, 1: all (0.9)")
+    add("-p", "--top-p", type=float, default=0.9, dest="topp", help="sample from this share (0.9)")
     add("-s", "--seed", type=int, help="the same seed tells the same story (else: a new one)")
     add("-n", "--steps", type=int, help="tokens, prompt included; 0: all that fit (256; chat: 0)")
     add("-i", "--prompt", default="", help="the text to go on from; - reads it from stdin")
-    add("-z", "--tokenizer", help="tokenizer.bin (else: in the model or beside it)")
-    add("-m", "--mode", choices=("generate", "chat"), default="generate")
-    add("-y", "--system-prompt", default="", help="what a chat should know beforehand")
+    add("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin (else: in the model, beside it)")
     add("-j", "--threads", type=int, default=0, help="threads (else: one per core)")
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
-    add("--int8", action="store_true", help="round float weights to int8: less memory, faster")
-    add("--info", action="store_true", help="describe the model and what it needs")
-    add("--ppl", metavar="FILE", help="perplexity of a text under the model")
-    add("--embed", metavar="MODEL", help="write a copy of this executable with MODEL inside")
-    add("-o", "--output", help="the executable that --embed writes")
     add("-v", "--verbose", action="store_true", help="seed, times and backend on stderr")
     add("--version", action="version", version=f"run {__version__}")
-    args = parser.parse_args(argv)
-    try:  # the seed is drawn here, so that it can be told
-        args.seed = Sampler(args.temperature, args.top_p, args.seed).seed
-        if not 0 <= args.threads <= 1024:
-            raise ModelError(f"threads is {args.threads}; it must be from 0 to 1024")
+    parser.set_defaults(task=None, int8=False)
+    try:
+        extra("options").add_to(parser)
     except ModelError as error:
-        parser.error(str(error))
+        parser.epilog = f"These are run.py's own options; for the others, {error}."
+    args = parser.parse_args(argv)
+    args.loading = {k: vars(args)[k] for k in ("tokenizer", "backend", "threads", "int8")}
+    args.sampling = {k: vars(args)[k] for k in ("temperature", "topp", "seed")}
+    try:  # the seed is drawn here, so that it can be told
+        args.sampling["seed"] = Sampler(**args.sampling).seed
+    except ModelError as error:
+        parser.error(error)
+    if not 0 <= args.threads <= 1024:
+        parser.error(f"threads is {args.threads}; it must be from 0 (all cores) to 1024")
     return args
 
 
 def run(args):
-    """Do what the command line asks for."""
-    if args.embed:
-        return extra("pack").embed(args.embed, args.tokenizer, args.output)
-    if args.prompt == "-":
-        args.prompt = sys.stdin.read() if sys.stdin else ""
-    context = 0 if args.info or args.ppl else max(0, args.steps or 0)
-    options = {"backend": args.backend, "threads": args.threads, "int8": args.int8}
-    model = load_model(args.model, args.tokenizer, context=context, **options)
-    sampling = {"temperature": args.temperature, "topp": args.top_p, "seed": args.seed}
-    if args.info:
-        print(extra("report").info(model))
-    elif args.ppl:
-        print(extra("report").perplexity(model, args.ppl))
-    elif args.mode == "chat":
-        extra("chat").talk(model, args.system_prompt, args.prompt, Sampler(**sampling))
-    else:
-        tell(model, args, **sampling)
+    """Do what the command line asks for: a task of the extras, or tell a story as it comes."""
+    if args.task:
+        return args.task(args)
+    steps = 256 if args.steps is None else args.steps
+    model = load_model(args.model, context=max(0, steps), **args.loading)
+    prompt = sys.stdin.read() if args.prompt == "-" and sys.stdin else args.prompt
+    times = [time.perf_counter()]
+    for text in generate(model, prompt, steps, **args.sampling):
+        print(text, end="", flush=True)
+        times.append(time.perf_counter())
+    print(flush=True)
+    if len(times) > 4:  # the start, the prompt, two tokens or more, the end
+        print(f"achieved tok/s: {(len(times) - 4) / (times[-2] - times[2]):f}", file=sys.stderr)
+    if args.verbose:
+        first = f"first token after {times[2] - times[0]:.3f} s"
+        print(f"seed {args.sampling['seed']}, {first}, {model.backend}", file=sys.stderr)
+    return 0
 
 
 def main(argv=None):
     """The command line; returns the exit status. Every failure is one line on stderr."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
-        errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
-        stream.reconfigure(encoding="utf-8", errors=errors)
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        run(parse_args(sys.argv[1:] if argv is None else argv))
-        return 0
-    except ModelError as error:
-        status, message = 1, str(error)
-    except KeyboardInterrupt:
-        status, message = 130, "interrupted"
-    except MemoryError:
-        status, message = 1, "not enough memory: use a smaller model, --int8 or a shorter context (-n)"
-    except BrokenPipeError:
-        status, message = 1, "whoever read the output has closed it"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
-    except OSError as error:
-        status, message = 1, f"{error.filename or 'output'}: {error.strerror}"
-    print("run: " + " ".join(message.split()), file=sys.stderr)
-    return status
+        return run(parse_args(sys.argv[1:] if argv is None else argv))
+    except (ModelError, OSError, MemoryError, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError):  # what is still unwritten goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        words = {KeyboardInterrupt: "interrupted", MemoryError: "not enough memory: use less -n"}
+        print("run:", words.get(type(error), " ".join(str(error).split())), file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 if __name__ == "__main__":
