@@ -461,7 +461,9 @@ def gguf_value(kind, value):
         return struct.pack("<I", 8) + gguf_string(value)
     if kind.startswith("["):
         items = [gguf_value(kind[1:-1], item)[4:] for item in value]
-        inner = gguf_value(kind[1:-1], "" if kind == "[str]" else 0)[:4]
+        inner = gguf_value(
+            kind[1:-1], [] if kind.startswith("[[") else "" if kind == "[str]" else 0
+        )[:4]
         return struct.pack("<I", 9) + inner + struct.pack("<Q", len(items)) + b"".join(items)
     return struct.pack("<I", SCALARS[kind]) + struct.pack("<" + STRUCTS[kind], value)
 

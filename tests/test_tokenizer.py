@@ -17,7 +17,7 @@ import run
 
 GOLDEN = Path(__file__).parent / "golden" / "tokens.jsonl"
 LINES = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
-TINY = run.read_tokenizer(models.write_tokenizer(VOCAB), len(VOCAB))
+TINY = run.read_tokenizer(models.write_tokenizer(VOCAB))
 
 
 def from_gguf(vocab, **keys):
@@ -45,7 +45,7 @@ def test_same_ids_as_run_c(line):
 @pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="no ../shared/golden here")
 def test_same_ids_as_sentencepiece_for_llama_2():
     data = (SHARED / "models" / "tok32000.bin").read_bytes()
-    tokenizer = run.read_tokenizer(data, 32000)
+    tokenizer = run.read_tokenizer(data)
     lines = (SHARED / "golden" / "tokens.jsonl").read_text(encoding="utf-8").splitlines()
     for line in map(json.loads, lines):
         assert tokenizer.encode(line["text"]) == line["ids"], line["text"]
@@ -90,7 +90,7 @@ def trained():
 def both(trained):
     """The same vocabulary as tokenizer.bin and inside a GGUF file."""
     vocab = models.sentencepiece_vocab(trained)
-    return run.read_tokenizer(models.write_tokenizer(vocab), len(vocab)), from_gguf(vocab)
+    return run.read_tokenizer(models.write_tokenizer(vocab)), from_gguf(vocab)
 
 
 def assert_like_sentencepiece(trained, both, text):
@@ -165,7 +165,7 @@ def test_naive_encoder_on_any_vocabulary(data):
     for piece in [" ", "a", "b", "c", *data.draw(st.lists(pieces, unique=True, max_size=25))]:
         vocab.add(piece, models.NORMAL, float(data.draw(st.integers(-3, 3))))
     text = data.draw(st.text(alphabet="ab c", max_size=30))
-    tokenizer = run.read_tokenizer(models.write_tokenizer(vocab), len(vocab))
+    tokenizer = run.read_tokenizer(models.write_tokenizer(vocab))
     assert tokenizer.encode(text) == reference.encode(vocab, text)
 
 
@@ -196,7 +196,7 @@ def test_text_never_becomes_a_special_token(text):
             if piece.encode() not in vocab.pieces:
                 vocab.add(piece, models.NORMAL, 5.0)
     for tokenizer in (
-        run.read_tokenizer(models.write_tokenizer(vocab), len(vocab)),
+        run.read_tokenizer(models.write_tokenizer(vocab)),
         from_gguf(vocab),
     ):
         tokens = tokenizer.encode(text + text, bos=False)
@@ -224,7 +224,7 @@ def test_a_vocabulary_without_bytes_or_space():
     for piece, kind in (("<unk>", 2), ("<s>", 3), ("</s>", 3), ("a", 1), ("b", 1), ("ab", 1)):
         vocab.add(piece, kind)
     for tokenizer in (
-        run.read_tokenizer(models.write_tokenizer(vocab), len(vocab)),
+        run.read_tokenizer(models.write_tokenizer(vocab)),
         from_gguf(vocab),
     ):
         tokens = tokenizer.encode("ab?é")
@@ -237,7 +237,7 @@ def test_duplicate_pieces_do_not_fail():
     first = vocab.id(" the")
     vocab.add(" the", models.NORMAL, 9.0)
     for tokenizer in (
-        run.read_tokenizer(models.write_tokenizer(vocab), len(vocab)),
+        run.read_tokenizer(models.write_tokenizer(vocab)),
         from_gguf(vocab),
     ):
         assert tokenizer.encode("the")[-1] in (first, len(vocab) - 1)
