@@ -112,7 +112,7 @@ def kernel_members(targets, scratch):
 def source_members():
     """-> the Members that make a zip a Python program, with byte code for this Python's version."""
     modules = [EMBED / f"{name.removeprefix('embed.')}.py" for name in freeze.runtime_modules()]
-    members = [Member("__main__.py", ZIPAPP_MAIN)]
+    members = [Member("__main__.py", ZIPAPP_MAIN), Member("embed/__init__.py", b"")]
     for path in [ROOT / "run.py", *modules]:
         name = path.relative_to(ROOT).as_posix()
         source = path.read_bytes()
@@ -150,8 +150,8 @@ def build_target(options, scratch, target):
     suffix = ".exe" if target.startswith("windows") else ""
     output = Path(options.output or DIST / f"run-{target}{suffix}")
     members = model_members(options, scratch)
-    members += kernel_members([kernel_target(target)], scratch)
     head, pkg = assembled(target, scratch, options.small)
+    members += kernel_members([kernel_target(target)], scratch)
     write(output, head, [*members, Member("app.pkg", pkg)])
 
 

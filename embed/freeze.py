@@ -47,13 +47,14 @@ ENCODINGS = """__init__ aliases ascii charmap cp1252 cp437 latin_1 mbcs oem raw_
     unicode_escape utf_16 utf_16_be utf_16_le utf_32 utf_8 utf_8_sig""".split()
 KINDS = "BINARY DATA EXECUTABLE EXTENSION PYMODULE PYSOURCE PYZ SPLASH SYMLINK ZIPFILE".split()
 
-# What PyInstaller runs. Docstrings are left out (optimize=2). Sorting makes the archive the same on every machine with the same files.
+# What PyInstaller runs. Docstrings are left out (optimize=2). Sorting makes the archive the same
+# on every machine with the same files.
 SPEC = """
 import sys
 sys.path.insert(0, {root!r})
 from embed import freeze
 a = Analysis([{script!r}], optimize=2, pathex=[{root!r}], hiddenimports=freeze.hidden(),
-             excludes=freeze.EXCLUDES, runtime_hooks={hooks!r})
+             excludes={excludes!r}, runtime_hooks={hooks!r})
 a.pure.sort()
 datas = freeze.data(a.datas, {scratch!r})
 binaries = freeze.libraries(a.binaries, {scratch!r})
@@ -83,6 +84,8 @@ def freeze(scratch, *, small=False, bootloader=False):
         "script": str(ROOT / "run.py"),
         "scratch": str(scratch),
         "hooks": [str(HERE / "sweep.py")] if bootloader else [],
+        # PyInstaller's own hooks import zipfile; the launcher does not run them
+        "excludes": [name for name in EXCLUDES if name != "zipfile" or not bootloader],
         "compress": {k: small and k in ("BINARY", "DATA", "EXTENSION") for k in KINDS},
     }
     spec.write_text(SPEC.format(**values))

@@ -58,7 +58,7 @@ static char *contents; /* app.pkg's table of contents */
 static uint32_t contents_size;
 enum { MAX_FILES = 256, LARGE = 1 << 20 };
 static File files[MAX_FILES], python, base;
-static int n_files, next_file, on_disk;
+static int n_files, next_file, on_disk, n_spare, spare[3];
 static int ready[2]; /* a pipe: one byte arrives for every worker that is done */
 extern char **environ;
 
@@ -426,7 +426,9 @@ static void open_self(void)
         file = archive;
     else if (!access("/proc/self/exe", R_OK))
         file = "/proc/self/exe";
-    if ((self = open(file, O_RDONLY)) < 0)
+    while ((self = open(file, O_RDONLY)) >= 0 && self < 3)
+        spare[n_spare++] = self; /* a closed stdin, stdout or stderr: kept until all files are open */
+    if (self < 0)
         fail("cannot read %s: %s", file, strerror(errno));
     snprintf(link, sizeof link, "/proc/self/fd/%d", self);
     if (readlink(link, path, PATH_MAX) < 0 && !realpath(file, path))
@@ -454,7 +456,13 @@ static void start_program(const Entry *program, const Entry *preload, char **arg
         close(p.fd); /* a file open for writing cannot be started */
     }
     execv(p.path, argv);
-    fail("cannot start %s: %s", program->name, strerror(errno));
+    int error = errno;
+    if (on_disk) {
+        unlink(p.path);
+        unlink(l.path);
+    }
+    fail("cannot start %s: %s: if its directory is noexec, set TMPDIR to another", p.path,
+         strerror(error));
 }
 
 /* The other side of start_program: this code runs in Python's program. */
@@ -546,6 +554,8 @@ static int launch(int argc, char **argv, char **unused)
         workers = load_files(workers);
         unlink(python.path);
     }
+    while (n_spare)
+        close(spare[--n_spare]);
     set_environment(base.path);
     /* no site module, no user's packages, no byte code written; UTF-8 in every locale */
     char *first[] = {argv[0], "-sSB", "-Xutf8", "-c", (char *)boot_source, describe(workers)};

@@ -150,7 +150,9 @@ def extra_field(extra, wanted, form="<Q"):
         kind, size = struct.unpack_from("<2H", extra)
         if kind == wanted:
             width = struct.calcsize(form)
-            return [struct.unpack_from(form, extra, 4 + i)[0] for i in range(0, size - width + 1, width)]
+            return [
+                struct.unpack_from(form, extra, 4 + i)[0] for i in range(0, size - width + 1, width)
+            ]
         extra = extra[4 + size :]
     return ()
 
@@ -384,7 +386,7 @@ def running_archive():
 
 
 def embed(model, tokenizer, output):
-    """Writes a copy of the running program to `output` with another model in it.
+    """Writes a copy of the running program to `output` with another model in it -> what to say.
 
     tokenizer: path or None: a GGUF brings its own, any other model keeps the one that is there if
     it fits. Raises run.ModelError, before anything is written, if the two cannot be used.
@@ -409,7 +411,7 @@ def embed(model, tokenizer, output):
         rewrite(output, archive, changes, progress=True)
     except PackError as error:
         raise ModelError(str(error)) from None
-    print(f"{output}: {os.path.getsize(output) / 1e6:.1f} MB", file=sys.stderr)
+    return f"{output} is written: {os.path.getsize(output) / 1e6:.1f} MB"
 
 
 def tokenizer_for(model, tokenizer=None, archive=None):
@@ -433,7 +435,10 @@ def tokenizer_for(model, tokenizer=None, archive=None):
     else:
         raise PackError(f"{model} has no tokenizer in it: name one (-z TOKENIZER)")
     try:
-        run.read_tokenizer(data, config.vocab_size)
+        found = len(run.read_tokenizer(data).pieces)
     except run.ModelError as error:
         raise PackError(f"{tokenizer}: {error}") from None
+    if found != config.vocab_size:
+        sizes = f"{found:,} tokens and {model} {config.vocab_size:,}"
+        raise PackError(f"{tokenizer} has {sizes}: name the model's own tokenizer (-z)")
     return data
