@@ -1,10 +1,11 @@
 """Compiles kernels.c into the library that run.py loads, for this machine or for another one.
 
-    python embed/compile.py                        # this machine, with $CC, cc, clang, gcc or ziglang
-    python embed/compile.py --target macos-aarch64 # any of TARGETS, with ziglang (pip install ziglang)
+    python embed/compile.py                         # this machine: $CC, cc, clang, gcc or ziglang
+    python embed/compile.py --target macos-aarch64  # any of TARGETS: pip install ziglang
     python embed/compile.py --target all
 
-The result is embed/kernels-<system>-<machine>.<so|dylib|dll>. The same compiler gives the same bytes.
+The result is embed/kernels-<system>-<machine>.<so|dylib|dll>; the same compiler gives the same
+bytes.
 """
 
 import argparse
@@ -22,10 +23,11 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "kernels.c"
 FLAGS = (
     "-O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-stack-protector "
-    "-fvisibility=hidden -Wall -Wextra -Werror"
+    "-fvisibility=hidden"
 ).split()
 SUFFIX = {"linux": "so", "freebsd": "so", "macos": "dylib", "windows": "dll"}
-# name: (zig's triple, flags of its own). The Linux libraries name no C library and so load under glibc and musl.
+# Name: zig's triple, flags of its own. The Linux libraries name no C library, so that they load
+# under glibc and under musl.
 TARGETS = {
     "linux-x86_64": ("x86_64-linux-gnu.2.17", []),
     "linux-aarch64": ("aarch64-linux-gnu.2.17", ["-mno-outline-atomics"]),
@@ -46,7 +48,7 @@ def native_target() -> str:
     """The name of this machine's target, such as linux-x86_64."""
     system = {"Darwin": "macos"}.get(platform.system(), platform.system().lower())
     machine = platform.machine().lower()
-    return f"{system}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine)}"
+    return f"{system}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine) }"
 
 
 def library_name(target: str) -> str:
@@ -69,25 +71,26 @@ def native_compiler() -> list[str] | None:
     return [found] if found else None
 
 
-def commands(target: str, cc: str | None, out: Path) -> list[list[str]]:
-    """What to run to get the library at out. Raises CompileError without a compiler."""
+def commands(target: str | None, cc: str | None, out: Path) -> list[list[str]]:
+    """What to run to get the library at out: a named target is for everybody and zig's affair,
+    this machine's own is its compiler's. Raises CompileError without a compiler.
+    """
     compiler = shlex.split(cc) if cc else native_compiler()
-    if (cc or target == native_target()) and compiler:
-        return [[*compiler, *FLAGS, "-fPIC", "-shared", "-pthread", "-s", str(SOURCE), "-o", str(out)]]
+    here = target in (None, native_target())
+    if compiler and (cc or (here and not (target and zig()))):
+        return [[*compiler, *FLAGS, *"-fPIC -shared -pthread -s -o".split(), str(out), str(SOURCE)]]
+    target = target or native_target()
     if target not in TARGETS:
         raise CompileError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
     if not zig():
-        raise CompileError("no C compiler found: install cc, clang or gcc, or `pip install ziglang`")
+        raise CompileError("no C compiler found: install cc, clang or gcc, or pip install ziglang")
     triple, extra = TARGETS[target]
     build = [*zig(), "cc", "-target", triple, *FLAGS, "-g0", str(SOURCE)]
     if not target.startswith("linux"):
         return [[*build, "-shared", "-s", *extra, "-o", str(out)]]
-    link = [*zig(), "ld.lld", "-shared", "-s", "-z", "noexecstack", "-z", "now", "-z", "relro"]
-    part = str(out) + ".o"
-    return [
-        [*build, *extra, "-fPIC", "-c", "-o", part],
-        [*link, "--build-id=none", part, "-o", str(out)],
-    ]
+    part = f"{out}.o"
+    link = [*zig(), *"ld.lld -shared -s --build-id=none".split(), *"-z now -z relro".split()]
+    return [[*build, *extra, "-fPIC", "-c", "-o", part], [*link, part, "-o", str(out)]]
 
 
 def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | None = None) -> Path:
@@ -96,13 +99,13 @@ def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | No
     It is written aside and renamed, so that a program using the old one is not disturbed.
     Raises CompileError with one line when there is no compiler or it fails.
     """
-    target = target or native_target()
-    final = Path(out_dir) / library_name(target)
+    name = target or native_target()
+    final = Path(out_dir) / library_name(name)
     try:
         with tempfile.TemporaryDirectory(dir=out_dir) as aside:
             out = Path(aside) / final.name
             for command in commands(target, cc, out):
-                run(command, target)
+                run(command, name)
             os.chmod(out, 0o644)
             os.replace(out, final)
     except OSError as error:
@@ -113,20 +116,22 @@ def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | No
 def run(command: list[str], target: str) -> None:
     """Runs one compiler command; its first error becomes the message of a CompileError."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            command, capture_output=True, check=False, text=True, errors="replace"
+        )
     except OSError as error:
         raise CompileError(f"cannot run {command[0]}: {error.strerror}") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        first = next((line for line in lines if "error" in line), lines[0])
+        first = next((line for line in lines if "error: " in line), lines[0])
         raise CompileError(f"compiling for {target} failed: {first.strip()}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compiles what the flags ask for; prints the paths. Returns the exit status."""
     parser = argparse.ArgumentParser(description="Compile the C kernel that run.py loads.")
-    parser.add_argument("--target", help=f"{', '.join(TARGETS)} or all (default: this machine)")
-    parser.add_argument("-o", "--out-dir", default=HERE, type=Path, help="default: beside kernels.c")
+    parser.add_argument("--target", help=f"{', '.join(TARGETS)} or all; default: this machine")
+    parser.add_argument("-o", "--out-dir", default=HERE, type=Path, help="default: here")
     parser.add_argument("--cc", help="the C compiler to use (default: $CC, cc, clang, gcc, zig)")
     args = parser.parse_args(argv)
     try:

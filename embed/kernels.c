@@ -380,6 +380,9 @@ typedef float float4 __attribute__((vector_size(16)));
 
 #if defined(__x86_64__)
 #define X86(instructions) __attribute__((target(instructions)))
+#if defined(__clang__) || __GNUC__ >= 11
+#define WITH_AVXVNNI
+#endif
 
 /* Before AVX-VNNI no product of bytes is safe from overflow: even and odd bytes as 16-bit numbers. */
 X86("avx2") static inline __m256i dot4_avx2(__m256i sum, __m256i w, __m256i x) {
@@ -426,6 +429,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 #define DOT4(sum, w, x) (ivec)dot4_avx2((__m256i)(sum), (__m256i)(w), (__m256i)(x))
 #include "kernels.c"
 
+#if defined(WITH_AVXVNNI)
 #define SET avxvnni
 #define LANES 8
 #define TARGET X86("avx2,fma,avxvnni")
@@ -437,6 +441,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 #define SUM4(a, b, c, d) sum4_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
 #define DOT4(sum, w, x) (ivec)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(w), (__m256i)(x))
 #include "kernels.c"
+#endif
 
 #define SET avx512
 #define LANES 16
@@ -550,7 +555,12 @@ static const struct {
     const Kernels *kernels;
 } sets[] = {
 #if defined(__x86_64__)
-    {AVX512VNNI, &kernels_avx512vnni}, {AVX512, &kernels_avx512}, {AVXVNNI, &kernels_avxvnni}, {AVX2, &kernels_avx2},
+    {AVX512VNNI, &kernels_avx512vnni},
+    {AVX512, &kernels_avx512},
+#if defined(WITH_AVXVNNI)
+    {AVXVNNI, &kernels_avxvnni},
+#endif
+    {AVX2, &kernels_avx2},
 #elif defined(__aarch64__)
     {NEON_DOTPROD, &kernels_dotprod}, {0, &kernels_neon},
 #endif

@@ -1,0 +1,252 @@
+/* Checks kernels.c against plain loops in double, without Python: under sanitizers and emulators.
+ * Prints the instruction set and the number of checks; exits with 1 at the first wrong number.
+ *
+ *   cc -g -fsanitize=address,undefined tests/check_kernels.c -pthread -o check && ./check
+ */
+#include "../embed/kernels.c"
+
+#include <stdio.h>
+
+/* libm is not linked: e^x by halving and squaring, exact enough for a reference. */
+static double exp_reference(double x) {
+    double sum = 1, term = 1;
+    x /= 1024;
+    for (int i = 1; i < 12; i++) sum += term *= x / i;
+    for (int i = 0; i < 10; i++) sum *= sum;
+    return sum;
+}
+
+static double sqrt_reference(double x) { return __builtin_sqrt(x); }
+
+static uint32_t seed = 1;
+static int below(int n) {
+    seed = seed * 1664525u + 1013904223u;
+    return (int)((seed >> 8) % (uint32_t)n);
+}
+static float random_float(void) { return (float)below(1 << 20) / (1 << 19) - 1; }
+
+/* Exactly as long as asked for, so that a sanitizer sees one float too many. */
+static float *floats(int64_t n, int random) {
+    float *p = malloc((size_t)(n > 0 ? n : 1) * sizeof(float));
+    for (int64_t i = 0; i < n; i++) p[i] = random ? random_float() : 0;
+    return p;
+}
+
+static int checks;
+static void expect(double got, double wanted, double tolerance, const char *what) {
+    double error = got > wanted ? got - wanted : wanted - got;
+    checks++;
+    if (error <= tolerance) return;
+    printf("%s: %s is %.9g, not %.9g (%d)\n", kernel_isa(), what, got, wanted, checks);
+    exit(1);
+}
+
+/* A weight matrix with its values as doubles. */
+typedef struct {
+    Tensor w;
+    double *values;
+    void *data, *scales;
+} Matrix;
+
+static Matrix matrix(int out, int in, int group) {
+    Matrix m = {.w = {.out = out, .in = in, .group = group}};
+    m.values = malloc((size_t)out * (size_t)in * sizeof(double));
+    if (group == 0) {
+        float *data = m.data = floats((int64_t)out * in, 1);
+        for (int64_t i = 0; i < (int64_t)out * in; i++) m.values[i] = data[i] *= 0.3f;
+        m.w.data = data;
+        return m;
+    }
+    int n = ceil_div(in, group);
+    int8_t *q = malloc((size_t)out * (size_t)in);
+    float *scales = floats((int64_t)out * n, 1);
+    for (int64_t i = 0; i < (int64_t)out * n; i++) scales[i] = scales[i] * 0.002f + 0.003f;
+    for (int64_t i = 0; i < (int64_t)out * in; i++) {
+        q[i] = (int8_t)(below(255) - 127);
+        m.values[i] = (double)q[i] * scales[i / in * n + i % in / group];
+    }
+    m.data = malloc((size_t)packed_bytes(out, in, group));
+    m.scales = floats(packed_scales(out, in, group), 0);
+    pack(q, scales, out, in, group, m.data, m.scales);
+    m.w.data = m.data;
+    m.w.scales = m.scales;
+    float *row = floats(in, 0);
+    for (int o = 0; o < out; o++) {
+        unpack_row(&m.w, o, row);
+        for (int i = 0; i < in; i++) expect(row[i], m.values[(int64_t)o * in + i], 1e-7, "an unpacked weight");
+    }
+    free(row);
+    free(q);
+    free(scales);
+    return m;
+}
+
+static void drop(Matrix *m) {
+    free(m->values);
+    free(m->data);
+    free(m->scales);
+}
+
+/* y (out) = w . x, x quantised as runq.c does if w is int8. */
+static void product_reference(const Matrix *m, const double *x, double *y) {
+    int in = m->w.in, group = m->w.group ? m->w.group : in;
+    double *rounded = malloc((size_t)in * sizeof(double));
+    for (int from = 0; from < in; from += group) {
+        int end = smaller(from + group, in);
+        float peak = 0;
+        for (int i = from; i < end; i++) peak = (float)(x[i] < 0 ? -x[i] : x[i]) > peak ? (float)(x[i] < 0 ? -x[i] : x[i]) : peak;
+        float scale = peak / 127.0f;
+        for (int i = from; i < end; i++) {
+            float v = scale > 0 ? (float)x[i] / scale : 0;
+            int whole = (int)v;
+            if (v - (float)whole >= 0.5f) whole++;
+            if (v - (float)whole <= -0.5f) whole--;
+            rounded[i] = m->w.group ? (double)whole * scale : x[i];
+        }
+    }
+    for (int o = 0; o < m->w.out; o++) {
+        y[o] = 0;
+        for (int i = 0; i < in; i++) y[o] += m->values[(int64_t)o * in + i] * rounded[i];
+    }
+    free(rounded);
+}
+
+static void check_matmul(void *pool, int out, int in, int group, int rows) {
+    Matrix m = matrix(out, in, group);
+    float *x = floats((int64_t)rows * in, 1), *y = floats((int64_t)rows * out, 0);
+    float *scratch = floats(activation_floats(rows, in), 0);
+    double *one = malloc((size_t)in * sizeof(double)), *wanted = malloc((size_t)out * sizeof(double));
+    matmul(pool, &m.w, x, rows, y, scratch);
+    for (int row = 0; row < rows; row++) {
+        for (int i = 0; i < in; i++) one[i] = x[row * in + i];
+        product_reference(&m, one, wanted);
+        for (int o = 0; o < out; o++) expect(y[row * out + o], wanted[o], 2e-6 * in + 1e-6, "a product");
+    }
+    drop(&m);
+    free(x), free(y), free(scratch), free(one), free(wanted);
+}
+
+/* --- one layer ----------------------------------------------------------------------------------- */
+
+enum { CONTEXT = 23, MATRICES = 7 };
+
+typedef struct {
+    Model model;
+    Layer layer;
+    Matrix w[MATRICES]; /* wq wk wv wo w1 w2 w3 */
+    double *keys, *values;
+} Network;
+
+static void normalise(const Network *n, const float *weight, const double *x, double *y) {
+    double squares = 0;
+    int dim = n->model.dim;
+    for (int i = 0; i < dim; i++) squares += x[i] * x[i];
+    for (int i = 0; i < dim; i++) y[i] = (float)(weight[i] * x[i] / sqrt_reference(squares / dim + n->model.eps));
+}
+
+static void rotate_reference(const Network *n, double *x, int heads, int pos) {
+    int size = n->model.head_size;
+    for (int i = 0; i < heads * size; i += 2) {
+        const float *angle = n->model.rope + (int64_t)pos * size + i % size;
+        double a = x[i], b = x[i + 1];
+        x[i] = a * angle[0] - b * angle[1];
+        x[i + 1] = a * angle[1] + b * angle[0];
+    }
+}
+
+static void attention_reference(Network *n, double *x, int pos) {
+    const Model *m = &n->model;
+    int size = m->head_size, kv_dim = m->n_kv_heads * size, share = m->n_heads / m->n_kv_heads;
+    double norm[256], q[256], mixed[256] = {0}, out[256], p[CONTEXT];
+    normalise(n, n->layer.att_norm, x, norm);
+    product_reference(&n->w[0], norm, q);
+    product_reference(&n->w[1], norm, n->keys + (int64_t)pos * kv_dim);
+    product_reference(&n->w[2], norm, n->values + (int64_t)pos * kv_dim);
+    rotate_reference(n, q, m->n_heads, pos);
+    rotate_reference(n, n->keys + (int64_t)pos * kv_dim, m->n_kv_heads, pos);
+    for (int head = 0; head < m->n_heads; head++) {
+        double total = 0;
+        for (int t = 0; t <= pos; t++) {
+            double score = 0;
+            for (int d = 0; d < size; d++) score += q[head * size + d] * n->keys[t * kv_dim + head / share * size + d];
+            total += p[t] = exp_reference(score / sqrt_reference(size));
+        }
+        for (int t = 0; t <= pos; t++)
+            for (int d = 0; d < size; d++)
+                mixed[head * size + d] += p[t] / total * n->values[t * kv_dim + head / share * size + d];
+    }
+    for (int i = 0; i < m->n_heads * size; i++) mixed[i] = (float)mixed[i];
+    product_reference(&n->w[3], mixed, out);
+    for (int i = 0; i < m->dim; i++) x[i] += out[i];
+}
+
+static void feed_forward_reference(Network *n, double *x) {
+    double norm[256], a[256], b[256], out[256];
+    normalise(n, n->layer.ffn_norm, x, norm);
+    product_reference(&n->w[4], norm, a);
+    product_reference(&n->w[6], norm, b);
+    for (int i = 0; i < n->model.hidden_dim; i++) a[i] = (float)(a[i] / (1 + exp_reference(-a[i])) * b[i]);
+    product_reference(&n->w[5], a, out);
+    for (int i = 0; i < n->model.dim; i++) x[i] += out[i];
+}
+
+/* All positions of one layer, at first `rows` at once, then one by one. Quantised numbers may round to the other side
+ * of a half, so int8 is compared more loosely. */
+static void check_layer(void *pool, int heads, int kv_heads, int size, int hidden, int group, int rows) {
+    int dim = heads * size, kv_dim = kv_heads * size;
+    int shapes[MATRICES][2] = {{dim, dim}, {kv_dim, dim}, {kv_dim, dim}, {dim, dim}, {hidden, dim}, {dim, hidden}, {hidden, dim}};
+    Network n = {.model = {.pool = pool, .dim = dim, .hidden_dim = hidden, .n_heads = heads, .n_kv_heads = kv_heads,
+                           .head_size = size, .context = CONTEXT, .max_rows = rows, .eps = 1e-5f}};
+    Tensor *tensors[MATRICES] = {&n.layer.wq, &n.layer.wk, &n.layer.wv, &n.layer.wo, &n.layer.w1, &n.layer.w2, &n.layer.w3};
+    for (int i = 0; i < MATRICES; i++) {
+        n.w[i] = matrix(shapes[i][0], shapes[i][1], i == 1 && group ? 4 : group); /* wk's groups differ */
+        *tensors[i] = n.w[i].w;
+    }
+    float *att_norm = floats(dim, 1), *ffn_norm = floats(dim, 1), *rope = floats(CONTEXT * size, 1);
+    n.layer.att_norm = att_norm, n.layer.ffn_norm = ffn_norm, n.model.rope = rope;
+    n.layer.keys = floats((int64_t)CONTEXT * kv_dim, 0), n.layer.values = floats((int64_t)CONTEXT * kv_dim, 0);
+    n.model.scratch = floats(scratch_floats(&n.model), 0);
+    n.keys = calloc(CONTEXT * (size_t)kv_dim, sizeof(double)), n.values = calloc(CONTEXT * (size_t)kv_dim, sizeof(double));
+    double tolerance = group ? 0.05 : 1e-4, wanted[256];
+    for (int pos = 0; pos < CONTEXT; pos += pos < rows ? rows : 1) {
+        int count = pos == 0 ? rows : 1;
+        float *x = floats((int64_t)count * dim, 1), *before = floats((int64_t)count * dim, 0);
+        memcpy(before, x, (size_t)count * (size_t)dim * sizeof(float));
+        attention(&n.model, &n.layer, x, count, pos);
+        for (int row = 0; row < count; row++) {
+            for (int i = 0; i < dim; i++) wanted[i] = before[row * dim + i];
+            attention_reference(&n, wanted, pos + row);
+            for (int i = 0; i < dim; i++) expect(x[row * dim + i], wanted[i], tolerance, "attention");
+        }
+        memcpy(before, x, (size_t)count * (size_t)dim * sizeof(float));
+        feed_forward(&n.model, &n.layer, x, count);
+        for (int row = 0; row < count; row++) {
+            for (int i = 0; i < dim; i++) wanted[i] = before[row * dim + i];
+            feed_forward_reference(&n, wanted);
+            for (int i = 0; i < dim; i++) expect(x[row * dim + i], wanted[i], tolerance, "feed_forward");
+        }
+        free(x), free(before);
+    }
+    for (int i = 0; i < MATRICES; i++) drop(&n.w[i]);
+    free(att_norm), free(ffn_norm), free(rope), free(n.layer.keys), free(n.layer.values), free(n.model.scratch);
+    free(n.keys), free(n.values);
+}
+
+int main(void) {
+    static const int rows[] = {1, 2, 3, 5, 6, 7, 13, 70}, group[] = {0, 4, 7, 16, 32, 36, 256};
+    for (int threads = 1; threads <= 4; threads += 3) {
+        void *pool = pool_new(threads);
+        for (int g = 0; g < 7; g++) {
+            for (int r = 0; r < 8; r++) check_matmul(pool, 1 + below(90), (group[g] ? group[g] : 1) * (1 + below(7)), group[g], rows[r]);
+            check_matmul(pool, 300, larger(group[g], 1) * ceil_div(1300, larger(group[g], 1)), group[g], 8);
+        }
+        for (int g = 0; g < 2; g++) {
+            check_layer(pool, 4, 4, 8, 44, g * 4, 1);
+            check_layer(pool, 6, 2, 20, 136, g * 8, 5);
+            check_layer(pool, 3, 3, 48, 96, g * 32, 13);
+        }
+        pool_free(pool);
+    }
+    printf("%s %d ok\n", kernel_isa(), checks);
+    return 0;
+}
