@@ -220,7 +220,7 @@ def use(directory, kind, data, number, backend):
     """Load the input as run.py would and write some text with it. ModelError is a good answer."""
     with contextlib.suppress(run.ModelError):
         if kind == "tokenizer":
-            tokenizer = run.read_tokenizer(data, len(VOCAB))
+            tokenizer = run.read_tokenizer(data)
             tokens = tokenizer.encode(TEXT)
             b"".join(map(tokenizer.decode, tokens, tokens[1:]))
             return "loaded"

@@ -122,7 +122,7 @@ def add_bias(model, unlikely):
     model.wcls[:, 0] = mark
     tensors["wo"][:, 0] = 0
     tensors["w2"][:, 0] = 0
-    tensors["final_norm"][0] = 5
+    tensors["final_norm"][0] = 12
 
 
 def scripted(follow, vocab_size=416, seq_len=256, dim=128):
