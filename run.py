@@ -24,6 +24,7 @@ import numpy as np
 sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
 __version__ = "1.0.0"
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
+Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
 
 
 # ---------------------------------------------------------------- configuration and weights
@@ -36,22 +37,17 @@ class Config(SimpleNamespace):
 
     def __init__(self, *sizes, norm_eps=1e-5, rope_base=10000.0):
         names = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"
-        sizes_by_name = dict(zip(names, sizes, strict=True))
-        super().__init__(**sizes_by_name, norm_eps=norm_eps, rope_base=rope_base)
+        vars(self).update(zip(names, sizes, strict=True), norm_eps=norm_eps, rope_base=rope_base)
         for name, value in vars(self).items():
             if not 0 < value < 2**31:
                 raise ModelError(f"{name} is {value} in the header; it must be from 1 to 2^31 - 1")
         dim, hidden_dim, _, n_heads, n_kv_heads, *_ = sizes
         if dim % (2 * n_heads) or n_heads % n_kv_heads:
-            heads = f"dim {dim} / n_heads {n_heads} / n_kv_heads {n_kv_heads}"
-            raise ModelError(f"{heads} in the header: each must divide the one before, evenly")
+            raise ModelError(f"dim {dim}, heads {n_heads}, KV heads {n_kv_heads} do not divide")
         self.head_size, self.kv_dim = dim // n_heads, dim // n_heads * n_kv_heads
         square, narrow, wide = (dim, dim), (self.kv_dim, dim), (hidden_dim, dim)  # (out, in)
         self.shapes = {"wq": square, "wk": narrow, "wv": narrow, "wo": square, "w1": wide}
         self.shapes |= {"w2": wide[::-1], "w3": wide}
-
-
-Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
 
 
 def quantize(x, group):  # (..., in) -> whole numbers (..., in / group, group), scales (..., 1)
@@ -74,13 +70,12 @@ class QuantizedTensor:
         return (self.q[rows] * self.scales[rows][..., None]).reshape(-1, self.shape[1])
 
     @functools.cached_property
-    def floats(self):  # the whole matrix: NumPy has no fast product for int8
-        return self[:]
+    def floats(self):  # (in / group, out, group): NumPy has no fast product for int8
+        return np.ascontiguousarray(self.q.swapaxes(0, 1), np.float32)
 
     @classmethod
     @np.errstate(all="ignore")
-    def from_rows(cls, rows, shape, group):
-        """Quantize the float32 matrix that rows(start, stop) gives, a cacheful at a time."""
+    def from_rows(cls, rows, shape, group):  # rows(start, stop) gives float32 rows
         q = np.empty((shape[0], shape[1] // group, group), np.int8)
         scales = np.empty(q.shape[:2], np.float32)
         for i in range(0, shape[0], step := max(1, 2**18 // shape[1])):
@@ -95,48 +90,48 @@ def progress(items, what):
     for i, item in enumerate(items, start=1):
         yield item
         if time.monotonic() > start + 1 and sys.stderr and sys.stderr.isatty():
-            end = "\r" if i < n else "\r\x1b[K"
-            print(f"{what}: {100 * i // n}%", end=end, file=sys.stderr, flush=True)
+            print(f"{what}: {100 * i // n}%", end="\r\x1b[K" if i == n else "\r", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------- kernels
 def rmsnorm(x, weight, eps):  # (T, dim), (dim,) -> (T, dim)
-    """Rows of unit root mean square, times weight. (Zhang and Sennrich, 2019)"""
-    mean_square = np.add.reduce(x * x, axis=-1, keepdims=True) / np.float32(x.shape[-1])
-    return x / np.sqrt(mean_square + np.float32(eps)) * weight
+    """Rows of unit root mean square, times weight; run.c's order. (Zhang and Sennrich, 2019)"""
+    mean_square = np.add.accumulate(x * x, axis=-1)[:, -1:] / np.float32(x.shape[-1])
+    return weight * (np.float32(1) / np.sqrt(mean_square + np.float32(eps)) * x)
 
 
 def softmax(x):  # (..., n) -> (..., n), in place
-    """Positive numbers that sum to one; the maximum is subtracted first, against overflow."""
-    x -= np.maximum.reduce(x, axis=-1, keepdims=True)
-    np.exp(x, out=x)
-    x /= np.add.reduce(x, axis=-1, keepdims=True)
+    """Positive numbers that sum to one, exponentials and sum rounded as in run.c."""
+    x -= np.maximum.reduce(x, axis=-1, keepdims=True)  # against overflow
+    np.exp(x, out=x, dtype=np.float64, casting="same_kind")
+    x /= np.add.accumulate(x, axis=-1)[..., -1:]
     return x
 
 
-def silu(x):  # x * sigmoid(x), by way of tanh, which cannot overflow (Elfwing et al., 2017)
-    half = x * np.float32(0.5)
-    return half + half * np.tanh(half)
+def silu(x):  # x * sigmoid(x), the exponential rounded as in run.c (Elfwing et al., 2017)
+    return x * (np.float32(1) / (1 + np.exp(-x, dtype=np.float64).astype(np.float32)))
 
 
 def rope_table(c, context):  # -> (context, 1, hs / 2) complex64
     """e^(i angle) for every position and pair of numbers. (Su et al., 2021)"""
-    frequencies = c.rope_base ** -(np.arange(0, c.head_size, 2) / c.head_size)
-    angles = np.arange(context)[:, None] * frequencies
+    powers = np.float32(c.rope_base ** (np.arange(0, c.head_size, 2) / c.head_size))
+    angles = np.float64(np.arange(context, dtype=np.float32)[:, None] * (1 / powers))
     return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)[:, None]
 
 
-def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
-    """Turn each pair of neighbours by its position's angle: one complex product."""
+def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs): a complex product
     return (x.view(np.complex64) * table).view(np.float32)
 
 
 def matmul(w, x):  # (out, in), (T, in) -> (T, out)
-    """x times w transposed. For int8 weights x is rounded in groups as well, as runq.c does."""
-    if isinstance(w, QuantizedTensor):
-        whole, scales = quantize(x, w.group)
-        x, w = (whole * scales).reshape(x.shape), w.floats
-    return x @ w.T
+    """x times w transposed; for int8 weights x is rounded too, and groups are summed in order."""
+    if not isinstance(w, QuantizedTensor):
+        return x @ w.T
+    whole, scales = quantize(x, w.group)  # (T, in / group, group), (T, in / group, 1)
+    sums = w.floats @ whole.transpose(1, 2, 0)  # (in / group, out, T), exact: whole numbers
+    sums *= w.scales.T[..., None]
+    sums *= scales.transpose(1, 2, 0)
+    return np.ascontiguousarray(np.add.reduce(sums, axis=0).T)
 
 
 # ------------------------------------------------------------------------------ transformer
@@ -183,7 +178,7 @@ class Transformer:
         q = q.reshape(T, c.n_kv_heads, -1, c.head_size).transpose(1, 2, 0, 3)
         q = q.reshape(c.n_kv_heads, -1, c.head_size)  # (n_kv_heads, sharing * T, hs)
         scores = q @ layer.keys[:, :end].swapaxes(1, 2)  # (n_kv_heads, sharing * T, end)
-        scores *= np.float32(1 / math.sqrt(c.head_size))
+        scores /= np.float32(math.sqrt(c.head_size))
         if T > 1:
             scores.reshape(c.n_kv_heads, -1, T, end)[..., pos:] += self.mask[:T, :T]
         mix = softmax(scores) @ layer.values[:, :end]  # (n_kv_heads, sharing * T, hs)
@@ -195,8 +190,7 @@ class Transformer:
         n = rmsnorm(x, layer.ffn_norm, self.config.norm_eps)
         x += matmul(layer.w2, silu(matmul(layer.w1, n)) * matmul(layer.w3, n))
 
-    def classify(self, x):  # (T, dim) -> (T, vocab_size)
-        """The logits of the token after each."""
+    def classify(self, x):  # (T, dim) -> (T, vocab_size), the logits of the token after each
         n = rmsnorm(x, self.weights.final_norm, self.config.norm_eps)
         return matmul(self.weights.wcls, n)
 
@@ -226,14 +220,14 @@ class Tokenizer:
         return [self.bos] * bos + self.merge(tokens)
 
     def merge(self, tokens):  # best score first, leftmost on ties: a heap over a linked list
-        n, heap, byte_ids = len(tokens), [], set(self.byte_ids)
+        n, heap, pieces, byte_ids = len(tokens), [], self.pieces, {*self.byte_ids}
         before, after = list(range(-1, n - 1)), list(range(1, n + 1))
 
         def consider(i, j):
-            if i >= 0 and j < n and tokens[i] not in byte_ids and tokens[j] not in byte_ids:
-                token = self.ids.get(self.pieces[tokens[i]] + self.pieces[tokens[j]])
-                if token is not None:
-                    heapq.heappush(heap, (-self.scores[token], i, j, tokens[i], tokens[j], token))
+            if i < 0 or j == n or tokens[i] in byte_ids or tokens[j] in byte_ids:
+                return
+            if (token := self.ids.get(pieces[tokens[i]] + pieces[tokens[j]])) is not None:
+                heapq.heappush(heap, (-self.scores[token], i, j, tokens[i], tokens[j], token))
 
         for i in range(n - 1):
             consider(i, i + 1)
@@ -255,17 +249,17 @@ class Tokenizer:
 def text_stream():
     """A function from bytes to the text they complete; control characters become U+FFFD."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    control = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # no bell, no escape sequence
-    return lambda data, final=False: control.sub("\ufffd", decode(data, final))
+    control = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    return lambda data, final=False: re.sub(control, "\ufffd", decode(data, final))
 
 
 # ---------------------------------------------------------------------------------- sampler
 class Sampler:
-    """Draws what run.c draws: the likeliest token at temperature 0, else from the nucleus topp."""
+    """Draws as run.c does: the likeliest (temperature 0) or from the nucleus (Holtzman, 2019)."""
 
     def __init__(self, temperature=1.0, topp=0.9, seed=None):
         self.seed = self.state = time.time_ns() % 2**32 + 1 if seed is None else seed
-        self.temperature, self.topp = temperature, np.float32(topp)
+        self.temperature, self.topp = np.float32(temperature), np.float32(topp)
         for name, low, high in ("temperature", 0, 100), ("topp", 0, 1), ("seed", 1, 2**64 - 1):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ModelError(f"{name} is {value}; it must be from {low} to {high}")
@@ -276,18 +270,18 @@ class Sampler:
         self.state = s ^ s >> 27
         return (self.state * 0x2545F4914F6CDD1D >> 40 & 0xFFFFFF) / 2**24
 
-    def sample(self, logits):  # (vocab_size,) -> token
-        """The next token; ModelError if the logits are not finite."""
+    @np.errstate(all="ignore")
+    def sample(self, logits):  # (vocab_size,) -> token; ModelError if they are not finite
         best = int(logits.argmax())
         if not math.isfinite(logits[best]):
             raise ModelError("the model computes NaN or infinity: its weights are damaged")
         if self.temperature == 0:
             return best
-        probs, coin = softmax(logits / np.float32(self.temperature)), self.random()
+        probs = np.exp((logits - logits[best]) / self.temperature)
+        probs, coin = probs / np.add.reduce(probs), self.random()
         if not 0 < self.topp < 1:
             return min(int(np.cumsum(probs).searchsorted(coin, "right")), len(probs) - 1)
-        # The nucleus (Holtzman et al., 2019): as many likely tokens as it takes to exceed topp.
-        floor = (1 - self.topp) / np.float32(len(probs) - 1)  # below it none can be among them
+        floor = (1 - self.topp) / np.float32(len(probs) - 1)  # none below it can be in there
         tokens = np.flatnonzero(probs >= min(floor, probs.max()))
         tokens = tokens[np.argsort(-probs[tokens], kind="stable")]
         cdf = np.cumsum(probs[tokens])
@@ -354,8 +348,7 @@ def read_llama2c(buffer):
     if left := len(buffer) - file.offset:
         raise ModelError(f"the file is {left:,} bytes too long: it is damaged or no model")
     weights.wcls = weights.tok_emb if shared else weights.wcls
-    kind = f"int8 groups of {group}" if version == 2 else "float32"
-    return c, weights, f"llama2.c v{version}, {kind}", None
+    return c, weights, f"llama2.c v{version}" + f", int8 groups of {group}" * (version == 2), None
 
 
 def read_tokenizer(buffer):
@@ -369,8 +362,7 @@ def read_tokenizer(buffer):
 
 
 # ------------------------------------------------------------------------------------- GGUF
-def dequantize_k(blocks):  # Q4_K or Q5_K blocks (rows, n) -> (rows, n * 256)
-    """w = d scale q - dmin min, in eight runs of 32 with six-bit scales and minima."""
+def dequantize_k(blocks):  # Q4_K, Q5_K (rows, n) -> (rows, n * 256): w = d scale q - dmin min
     low, mid, high = np.split(blocks["scales"], 3, axis=-1)
     scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=-1)
     mins = np.concatenate([mid & 63, high >> 4 | mid >> 6 << 4], axis=-1)
@@ -426,8 +418,7 @@ class GGUF(Reader):
             name, (n_dims,) = self.value(8), self.unpack("a tensor's shape", "<I")
             *shape, kind, offset = self.unpack("a tensor's shape", f"<{min(n_dims, 4)}QIQ")
             self.infos[name] = tuple(shape[::-1]), kind, offset
-        alignment = self.meta.get("general.alignment", 32)
-        self.start = -(-self.offset // alignment) * alignment
+        self.start = self.offset + -self.offset % self.meta.get("general.alignment", 32)
 
     def value(self, kind=None):  # a number, string or list; its type stands before it
         kind = self.unpack("the metadata", "<I")[0] if kind is None else kind
@@ -435,9 +426,8 @@ class GGUF(Reader):
         if of in GGUF_SCALARS:
             values = self.array("the metadata", "<" + GGUF_SCALARS[of], count).tolist()
         elif of == 8:
-            lengths = (self.unpack("the metadata", "<Q") for _ in range(count))
-            data = (self.data("the metadata", *length) for length in lengths)
-            values = [str(text, "utf-8", "surrogateescape") for text in data]
+            texts = (self.data("a string", *self.unpack("a string", "<Q")) for _ in range(count))
+            values = [str(text, "utf-8", "surrogateescape") for text in texts]
         else:
             raise ModelError(f"the metadata has a value of unknown type {of}: the file is damaged")
         return values if kind == 9 else values[0]
@@ -475,7 +465,9 @@ class GGUF(Reader):
 
     def tokenizer(self):  # -> the Tokenizer inside, or None
         meta = {"bos_token_id": 1, "eos_token_id": 2, "add_space_prefix": True, "model": "llama"}
-        meta |= {k.removeprefix("tokenizer.ggml."): v for k, v in self.meta.items()}
+        meta |= {
+            k.removeprefix("tokenizer.").removeprefix("ggml."): v for k, v in self.meta.items()
+        }
         if meta["model"] != "llama":
             raise ModelError(f"tokenizer {meta['model']!r:.40} is not supported: only 'llama' is")
         if (texts := meta.get("tokens")) is None:
@@ -485,8 +477,8 @@ class GGUF(Reader):
         pieces = [b"" if types[i] == 3 else piece for i, piece in enumerate(pieces)]  # mute control
         special = {text: i for i, text in enumerate(texts) if types[i] in (2, 3, 4)}
         bos, eos = (range(len(texts))[meta[f"{name}_token_id"]] for name in ("bos", "eos"))
-        prefix, template = " " * meta["add_space_prefix"], meta.get("tokenizer.chat_template", "")
-        return Tokenizer(pieces, meta["scores"], special, bos, eos, prefix, template)
+        prefix, template = " " * bool(meta["add_space_prefix"]), str(meta.get("chat_template", ""))
+        return Tokenizer(pieces, [*map(float, meta["scores"])], special, bos, eos, prefix, template)
 
 
 def read_gguf(buffer):
@@ -512,7 +504,7 @@ def read_model(buffer):
         raise ModelError("this is a zip or PyTorch file: export it for llama2.c or as GGUF")
     try:
         return (read_gguf if magic == b"GGUF" else read_llama2c)(buffer)
-    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"the metadata is damaged or incomplete ({error!r:.80})") from None
 
 
@@ -525,8 +517,7 @@ def open_buffer(path):
         raise ModelError(getattr(error, "strerror", "") or f"{error}") from None
 
 
-def extra(name):
-    """The module embed/NAME.py, which run.py lacks when it was copied alone."""
+def extra(name):  # the module embed/NAME.py, which run.py lacks when it was copied alone
     try:
         return importlib.import_module(f"embed.{name}")
     except ModuleNotFoundError:
@@ -543,11 +534,12 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
         c, weights, kind, own = read_model(files["model.bin"])
         if tokenizer or (path and own is None):
             where = tokenizer or Path(path).parent / "tokenizer.bin"
+            if not tokenizer and not where.exists():
+                raise ModelError("there is no tokenizer beside the model: give one with -z")
             files["tokenizer.bin"] = open_buffer(where)
         own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
         if own and not len(own.pieces) == len(own.scores) == c.vocab_size:
-            sizes = f"{len(own.pieces):,} tokens and the model {c.vocab_size:,}"
-            raise ModelError(f"the tokenizer has {sizes}: give the model's own with -z")
+            raise ModelError(f"{len(own.pieces)} tokens, but the model has {c.vocab_size}: fix -z")
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None
     weights = extra("quantize").quantize_weights(c, weights) if int8 else weights
@@ -600,10 +592,9 @@ def parse_args(argv):
     add("-j", "--threads", type=int, default=0, help="threads (else: one per core)")
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-v", "--verbose", action="store_true", help="seed, times and backend on stderr")
-    add("--version", action="version", version=f"run {__version__}")
     parser.set_defaults(task=None, int8=False)
     try:
-        extra("options").add_to(parser)
+        argv = extra("options").add_to(parser) + argv  # an executable may have some inside
     except ModelError as error:
         parser.epilog = f"These are run.py's own options; for the others, {error}."
     args = parser.parse_args(argv)
@@ -624,7 +615,9 @@ def run(args):
         return args.task(args)
     steps = 256 if args.steps is None else args.steps
     model = load_model(args.model, context=max(0, steps), **args.loading)
-    prompt = sys.stdin.read() if args.prompt == "-" and sys.stdin else args.prompt
+    if args.prompt == "-" and sys.stdin is None:
+        raise ModelError("stdin is closed: give the prompt itself with -i")
+    prompt = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
     times = [time.perf_counter()]
     for text in generate(model, prompt, steps, **args.sampling):
         print(text, end="", flush=True)
@@ -633,8 +626,8 @@ def run(args):
     if len(times) > 4:  # the start, the prompt, two tokens or more, the end
         print(f"achieved tok/s: {(len(times) - 4) / (times[-2] - times[2]):f}", file=sys.stderr)
     if args.verbose:
-        first = f"first token after {times[2] - times[0]:.3f} s"
-        print(f"seed {args.sampling['seed']}, {first}, {model.backend}", file=sys.stderr)
+        start = f"seed {args.sampling['seed']}, first token after {times[2] - times[0]:.3f} s"
+        print(f"{start}, {model.backend}", file=sys.stderr)
     return 0
 
 

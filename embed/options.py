@@ -1,9 +1,10 @@
 """The options beyond run.c's: a conversation, reports, int8, a new executable."""
 
 import argparse
+import shlex
 import sys
 
-from run import ModelError, Sampler, extra, load_model
+from run import ModelError, Sampler, __version__, extra, load_model
 
 EXAMPLES = """examples:
   run.py                                    the embedded model tells a story
@@ -21,7 +22,10 @@ EXAMPLES = """examples:
 
 
 def add_to(parser):
-    """Add the options; each that is a task of its own sets args.task, a function of args."""
+    """Add the options and return those that an executable or zipapp has inside (args.txt).
+
+    An option that is a task of its own sets args.task, a function of args.
+    """
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("-m", "--mode", choices=TASKS, default="generate", action=Mode, help="tell or talk")
@@ -31,6 +35,14 @@ def add_to(parser):
     add("--ppl", metavar="FILE", action=Named, const=perplexity, help="perplexity of a text")
     add("--embed", metavar="MODEL", action=Named, const=embed, help="a copy of this with MODEL in")
     add("-o", "--output", metavar="FILE", help="the executable that --embed writes")
+    add(
+        "--assimilate",
+        **task(assimilate),
+        help="write this system's program out of a universal file",
+    )
+    add("--version", action="version", version=f"run {__version__}")
+    inside = extra("payload").find_embedded().get("args.txt", b"")
+    return shlex.split(bytes(inside).decode())
 
 
 def task(function):
@@ -74,6 +86,11 @@ def embed(args):
     if not args.output:
         raise ModelError("--embed needs -o FILE, the executable to write")
     print(extra("pack").embed(args.embed, args.tokenizer, args.output), file=sys.stderr)
+
+
+def assimilate(args):
+    """Write the program that a universal file starts on this system as a file of its own."""
+    print(extra("universal").assimilate(args.output), file=sys.stderr)
 
 
 TASKS = {"generate": None, "chat": chat}
