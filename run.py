@@ -3,8 +3,8 @@
 
 Data flows one way: bytes -> weights -> forward -> logits -> sample -> decode -> the terminal.
 Letters: T tokens forwarded together; x the residual stream; w a matrix (out, in); q, k, v queries,
-keys, values (q is also the int8 part of a quantized matrix); hs head_size; c the Config.
-All mathematics is float32: one stray float64 makes it ten times slower. Extras are in embed/.
+keys, values (q: also a matrix's int8 part); hs head_size; c the Config. All mathematics is float32:
+a stray float64 makes it ten times slower. Extras are modules in embed/, imported when asked for.
 """
 # /// script
 # requires-python = ">=3.10"
@@ -297,7 +297,7 @@ class Reader:
         self.buffer, self.offset = buffer, offset
 
     def data(self, what, size):  # the next bytes
-        if not 0 <= size <= (left := max(0, len(self.buffer) - self.offset)):
+        if size > (left := max(0, len(self.buffer) - self.offset)) or size < 0:
             where = f"{what}, at {self.offset:,}, which needs {size:,} bytes and has {left:,}"
             raise ModelError(f"the file ends in {where}: it is truncated, damaged or no model")
         self.offset += size
@@ -335,11 +335,11 @@ def read_llama2c(buffer):
         sizes = [*file.unpack("the header", "<7i")]
         shared, sizes[5] = sizes[5] > 0, abs(sizes[5])
     if not 0 <= version <= 2 or shared > 1:
-        raise ModelError(f"llama2.c version {version} is unknown: export version 0, 1 or 2")
+        raise ModelError(f"llama2.c version {version}, shared classifier {shared} is not known")
     c = Config(*sizes)
     shapes = c.shapes | dict.fromkeys(("tok_emb", "wcls"), (c.vocab_size, c.dim))
     shapes["rope"] = c.seq_len, c.head_size  # tables, not used: they are computed
-    weights = Weights(layers=[Weights() for _ in range(min(c.n_layers, len(buffer)))])
+    weights = Weights(layers=[Weights() for _ in range(min(c.n_layers, len(buffer) // c.dim))])
     for name in (IN_V1 if version else IN_V0)[: -1 if shared else None]:
         shape = shapes.get(name, (c.dim,))
         take, form = (file.groups, group) if version == 2 and shape[1:] else (file.array, "<f4")
@@ -505,7 +505,7 @@ def read_model(buffer):
     try:
         return (read_gguf if magic == b"GGUF" else read_llama2c)(buffer)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"the metadata is damaged or incomplete ({error!r:.80})") from None
+        raise ModelError(f"its metadata is incomplete or damaged: {str(error)[:80]}") from None
 
 
 def open_buffer(path):
@@ -526,13 +526,13 @@ def extra(name):  # the module embed/NAME.py, which run.py lacks when it was cop
 
 def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=False, context=0):
     """A Transformer from a file or what is embedded; threads, context 0: all. Raises ModelError."""
-    where = path or "the embedded model"
+    inside, where = path is None, "the embedded model" if path is None else f"'{path}'"
     try:
-        files = {"model.bin": open_buffer(path)} if path else extra("payload").find_embedded()
+        files = extra("payload").find_embedded() if inside else {"model.bin": open_buffer(path)}
         if "model.bin" not in files:
             raise ModelError("there is none: name a model file (-h shows how)")
         c, weights, kind, own = read_model(files["model.bin"])
-        if tokenizer or (path and own is None):
+        if tokenizer or (own is None and not inside):
             where = tokenizer or Path(path).parent / "tokenizer.bin"
             if not tokenizer and not where.exists():
                 raise ModelError("there is no tokenizer beside the model: give one with -z")
@@ -542,7 +542,7 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
             raise ModelError(f"{len(own.pieces)} tokens, but the model has {c.vocab_size}: fix -z")
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None
-    weights = extra("quantize").quantize_weights(c, weights) if int8 else weights
+    kind += extra("quantize").quantize_weights(c, weights) if int8 else ""
     context = min(context or c.seq_len, c.seq_len)
     try:
         if backend == "numpy":
@@ -580,7 +580,6 @@ def generate(model, prompt="", steps=256, **sampling):
 def parse_args(argv):
     """The command line, as a namespace; a usage error is one line and exits with status 2."""
     parser = argparse.ArgumentParser("run", description="Llama 2 in one file.")
-    parser.error = lambda message: parser.exit(2, f"run: {message} (-h lists the options)\n")
     add = parser.add_argument
     add("model", nargs="?", metavar="FILE", help="a llama2.c checkpoint or GGUF (else: embedded)")
     add("-t", "--temperature", type=float, default=1.0, help="0: the likeliest text (1.0)")
@@ -592,11 +591,12 @@ def parse_args(argv):
     add("-j", "--threads", type=int, default=0, help="threads (else: one per core)")
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-v", "--verbose", action="store_true", help="seed, times and backend on stderr")
-    parser.set_defaults(task=None, int8=False)
+    parser.set_defaults(task=tell, int8=False)
     try:
-        argv = extra("options").add_to(parser) + argv  # an executable may have some inside
+        argv, hint = extra("options").add_to(parser) + argv, "-h lists the options"
     except ModelError as error:
-        parser.epilog = f"These are run.py's own options; for the others, {error}."
+        hint = f"for more options {error}"
+    parser.error = lambda message: parser.exit(2, f"run: {message} ({hint})\n")
     args = parser.parse_args(argv)
     args.loading = {k: vars(args)[k] for k in ("tokenizer", "backend", "threads", "int8")}
     args.sampling = {k: vars(args)[k] for k in ("temperature", "topp", "seed")}
@@ -609,10 +609,8 @@ def parse_args(argv):
     return args
 
 
-def run(args):
-    """Do what the command line asks for: a task of the extras, or tell a story as it comes."""
-    if args.task:
-        return args.task(args)
+def tell(args):
+    """Print a story as it comes; then, on stderr, how fast it came."""
     steps = 256 if args.steps is None else args.steps
     model = load_model(args.model, context=max(0, steps), **args.loading)
     if args.prompt == "-" and sys.stdin is None:
@@ -628,21 +626,23 @@ def run(args):
     if args.verbose:
         start = f"seed {args.sampling['seed']}, first token after {times[2] - times[0]:.3f} s"
         print(f"{start}, {model.backend}", file=sys.stderr)
-    return 0
 
 
 def main(argv=None):
     """The command line; returns the exit status. Every failure is one line on stderr."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (print takes None for stdout)
     for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        return run(parse_args(sys.argv[1:] if argv is None else argv))
+        args = parse_args(sys.argv[1:] if argv is None else argv)
+        return args.task(args) or 0
     except (ModelError, OSError, MemoryError, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError):  # what is still unwritten goes nowhere
+        words = {KeyboardInterrupt: "interrupted", MemoryError: "out of memory: use less -n"}
+        message = words.get(type(error)) or getattr(error, "strerror", None) or str(error)
+        print("run:", " ".join(message.split()), file=sys.stderr)
+        if isinstance(error, OSError) and sys.stdout:  # what cannot be written goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        words = {KeyboardInterrupt: "interrupted", MemoryError: "not enough memory: use less -n"}
-        print("run:", words.get(type(error), " ".join(str(error).split())), file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 

@@ -81,7 +81,9 @@ class Chat:
                 tokens.append(tokenizer.special[part])
             elif part:
                 part = part.format(user=user, prompt=self.system)
-                tokens += tokenizer.encode(part, bos=False, prefix=tokens in ([], [tokenizer.bos]))
+                tokens += tokenizer.encode(
+                    part, bos=False, prefix=t.bos or (first and len(tokens) < 2)
+                )
         return tokens
 
     def closing(self, stop):
@@ -122,7 +124,8 @@ class Chat:
             dropped = 0
             while len(tokens := self.history()) > context * 3 // 4:
                 if len(self.turns) == 1:
-                    return self.overflow(len(tokens))
+                    self.overflow(len(tokens))
+                    return None
                 self.turns.pop(0)
                 dropped += 1
             self.length = 0
@@ -144,7 +147,6 @@ class Chat:
         context = self.model.context
         self.notice(f"[{length} tokens do not fit a context of {context}: this {said}]")
         self.turns, self.length = [], 0
-        return None
 
 
 def talk(model, system, first, sampler):

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from run import ModelError, Sampler, __version__, extra, load_model
+from run import ModelError, Sampler, __version__, extra, load_model, tell
 
 EXAMPLES = """examples:
   run.py                                    the embedded model tells a story
@@ -68,7 +68,7 @@ class Mode(argparse.Action):
 def chat(args):
     """Talk until the input ends."""
     model = load_model(args.model, context=max(0, args.steps or 0), **args.loading)
-    return extra("chat").talk(model, args.system_prompt, args.prompt, Sampler(**args.sampling))
+    extra("chat").talk(model, args.system_prompt, args.prompt, Sampler(**args.sampling))
 
 
 def info(args):
@@ -93,4 +93,4 @@ def assimilate(args):
     print(extra("universal").assimilate(args.output), file=sys.stderr)
 
 
-TASKS = {"generate": None, "chat": chat}
+TASKS = {"generate": tell, "chat": chat}

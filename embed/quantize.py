@@ -18,7 +18,7 @@ def group_size(config):
 
 
 def quantize_weights(config, weights):
-    """The same weights with every float32 matrix in int8 groups. ModelError if none fits."""
+    """Turn every float32 matrix into int8 groups and say so. ModelError if no size fits."""
     group = group_size(config)
 
     def convert(w):
@@ -32,7 +32,7 @@ def quantize_weights(config, weights):
         for name in config.shapes:
             setattr(layer, name, convert(getattr(layer, name)))
     vars(weights).update(tok_emb=tok_emb, wcls=wcls)
-    return weights
+    return f", rounded to int8 groups of {group}"
 
 
 def write_v2(path, config, weights):

@@ -58,7 +58,10 @@ def info(model):
 
 def perplexity(model, path):
     """The perplexity of a UTF-8 text, in windows of the context, each starting with BOS."""
-    text = bytes(open_buffer(path)).decode("utf-8", "surrogateescape")
+    try:
+        text = bytes(open_buffer(path)).decode("utf-8", "surrogateescape")
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     tokens = model.tokenizer.encode(text, bos=False)
     if not tokens:
         raise ModelError(f"{path} has no text")
