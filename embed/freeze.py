@@ -42,13 +42,14 @@ EXCLUDES = """
     _sysconfigdata sysconfig pytest _pytest yaml run
     zipfile numpy.ctypeslib pprint
 """.split()
+OPTIONS = [("X utf8=1", None, "OPTION"), ("O", None, "OPTION"), ("O", None, "OPTION")]
 HIDDEN = ["datetime"]  # imported by NumPy's C code
 ENCODINGS = """__init__ aliases ascii charmap cp1252 cp437 latin_1 mbcs oem raw_unicode_escape
     unicode_escape utf_16 utf_16_be utf_16_le utf_32 utf_8 utf_8_sig""".split()
 KINDS = "BINARY DATA EXECUTABLE EXTENSION PYMODULE PYSOURCE PYZ SPLASH SYMLINK ZIPFILE".split()
 
-# What PyInstaller runs. Docstrings are left out (optimize=2). Sorting makes the archive the same
-# on every machine with the same files.
+# What PyInstaller runs. Without docstrings (optimize=2, and the options O, without which NumPy 1
+# misses them). Sorting makes the archive the same on every machine with the same files.
 SPEC = """
 import sys
 sys.path.insert(0, {root!r})
@@ -58,7 +59,7 @@ a = Analysis([{script!r}], optimize=2, pathex=[{root!r}], hiddenimports=freeze.h
 a.pure.sort()
 datas = freeze.data(a.datas, {scratch!r})
 binaries = freeze.libraries(a.binaries, {scratch!r})
-EXE(PYZ(a.pure), a.scripts, binaries, datas, [("X utf8=1", None, "OPTION")], name="app",
+EXE(PYZ(a.pure), a.scripts, binaries, datas, {options!r}, name="app",
     append_pkg=False, upx=False, cdict={compress!r})
 """
 
@@ -83,6 +84,7 @@ def freeze(scratch, *, small=False, bootloader=False):
         "root": str(ROOT),
         "script": str(ROOT / "run.py"),
         "scratch": str(scratch),
+        "options": OPTIONS,
         "hooks": [str(HERE / "sweep.py")] if bootloader else [],
         # PyInstaller's own hooks import zipfile; the launcher does not run them
         "excludes": [name for name in EXCLUDES if name != "zipfile" or not bootloader],

@@ -327,8 +327,12 @@ static void create(File *f, const Entry *e)
             f->fd = syscall(SYS_memfd_create, e->name, 0);
         snprintf(f->path, sizeof f->path, "/proc/self/fd/%d", f->fd);
         on_disk = f->fd < 0 || access(f->path, F_OK);
-        if (!on_disk)
+        void *code = on_disk ? MAP_FAILED : mmap(NULL, 1, PROT_EXEC, MAP_PRIVATE, f->fd, 0);
+        on_disk = code == MAP_FAILED; /* some systems forbid code in memory files */
+        if (!on_disk) {
+            munmap(code, 1);
             return;
+        }
     }
     const char *place = getenv("TMPDIR");
     for (int i = place && *place ? -1 : 0; i < 4; i++) {
@@ -557,8 +561,8 @@ static int launch(int argc, char **argv, char **unused)
     while (n_spare)
         close(spare[--n_spare]);
     set_environment(base.path);
-    /* no site module, no user's packages, no byte code written; UTF-8 in every locale */
-    char *first[] = {argv[0], "-sSB", "-Xutf8", "-c", (char *)boot_source, describe(workers)};
+    /* no site module, no user's packages, no byte code written, no docstrings; always UTF-8 */
+    char *first[] = {argv[0], "-sSBOO", "-Xutf8", "-c", (char *)boot_source, describe(workers)};
     int n = sizeof first / sizeof *first;
     char **args = calloc(n + argc, sizeof *args);
     memcpy(args, first, sizeof first);
