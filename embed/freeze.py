@@ -33,7 +33,7 @@ EXCLUDES = """
     numpy._core.tests _multiarray_tests
     ssl _ssl _hashlib lzma _lzma bz2 _bz2 decimal _decimal _pydecimal fractions statistics
     unittest doctest email http urllib.request urllib.error urllib.response xml xmlrpc html wsgiref
-    multiprocessing asyncio concurrent socketserver socket _socket selectors ftplib mimetypes
+    multiprocessing asyncio concurrent socketserver socket _socket ftplib mimetypes
     tkinter turtle sqlite3 curses readline pdb bdb cmd code codeop pydoc webbrowser ctypes.test
     lib2to3 distutils setuptools pkg_resources pip ensurepip idlelib venv test py_compile
     unicodedata stringprep getpass netrc tarfile gzip _strptime calendar csv _csv
