@@ -47,11 +47,18 @@ def run_cli(*arguments, stdin=b"", timeout=60, memory=None, env=None, cwd=None, 
         command,
         input=stdin,
         capture_output=True,
+        check=False,
         timeout=timeout,
         cwd=cwd,
         env=env,
         preexec_fn=functools.partial(limits, memory) if memory else None,
     )
+
+
+def run_shell(command):
+    """A line of bash, for pipes and redirections: a CompletedProcess with bytes."""
+    shell = ["bash", "-c", command]
+    return subprocess.run(shell, capture_output=True, check=False, env=CLEAN, timeout=60)
 
 
 def text(argument):

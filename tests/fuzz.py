@@ -12,6 +12,7 @@ too and costs one worker. Exit 1 if anything was found.
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import resource
@@ -27,9 +28,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-import models  # noqa: E402
+import models
 
-import run  # noqa: E402
+import run
 
 MEMORY = 1 << 30  # address space that an input may take on top of the interpreter's
 RESIDENT = 300 << 20  # memory that it may touch
@@ -80,7 +81,7 @@ FLOATS = [0.0, -0.0, 1e-45, 1e-30, 3e38, -1e38, float("inf"), -float("inf"), flo
 
 def landmarks(data):
     """Offsets where damage tells: the header, and around every name of a GGUF."""
-    spots = list(range(0, 48)) + [256]
+    spots = list(range(48)) + [256]
     for word in (b"general.", b"llama.", b"tokenizer.", b".weight", b"<0x", b"\xe2\x96\x81"):
         at = data.find(word)
         while at >= 0 and len(spots) < 4000:
@@ -94,7 +95,7 @@ def position(rng, data, spots):
     """Mostly somewhere that matters, sometimes anywhere."""
     if not data:
         return 0
-    if rng.random() < 0.75:
+    if rng.random() < 0.6:
         return min(len(data) - 1, max(0, rng.choice(spots) + rng.choice((0, 0, 0, 1, -1, 4, 8))))
     return rng.randrange(len(data))
 
@@ -236,8 +237,22 @@ def use(directory, kind, data, number, backend):
             if not isinstance(piece, str) or "\x1b" in piece or "\0" in piece:
                 raise AssertionError(f"generate yields {piece!r}")
         model.tokenizer.encode(TEXT)
+        if number % 4 == 0:
+            use_extras(directory, model, number)
         return "loaded"
     return "refused"
+
+
+def use_extras(directory, model, number):
+    """A turn or two of a conversation, the perplexity of a text, the report."""
+    sampler = run.Sampler(1.0, 0.9, number + 1)
+    talk = run.extra("chat").Chat(model, sampler, "Be brief.", notice=lambda text: None)
+    for user in ("hi", TEXT):
+        "".join(itertools.islice(talk.reply(user), 40))
+    (directory / "text.txt").write_text(TEXT, encoding="utf-8")
+    report = run.extra("report")
+    report.perplexity(model, directory / "text.txt")
+    report.info(model)
 
 
 def place(error):

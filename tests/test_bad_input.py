@@ -3,14 +3,13 @@
 import contextlib
 import os
 import struct
-import subprocess
 import sys
 import tracemalloc
 
 import models
 import numpy as np
 import pytest
-from cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, write_files
+from cli import ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
 
 import run
 
@@ -85,7 +84,7 @@ def test_gguf_may_be_padded():
 def test_truncated_tokenizer(tmp_path, cut):
     path = write_files(tmp_path, FILES["v0"])
     (tmp_path / "tokenizer.bin").write_bytes(TOKENIZER[:cut])
-    with pytest.raises(run.ModelError, match="tokenizer.bin") as caught:
+    with pytest.raises(run.ModelError, match=r"tokenizer\.bin") as caught:
         run.load_model(path)
     assert "\n" not in str(caught.value)
 
@@ -100,7 +99,7 @@ def test_tokenizer_of_another_model(tmp_path, size):
         column[:size] for column in (vocab.pieces, vocab.scores, vocab.types)
     )
     path = write_files(tmp_path, FILES["v0"], vocab)
-    with pytest.raises(run.ModelError, match=f"{size:,}") as caught:
+    with pytest.raises(run.ModelError, match=f"{size}|{size:,}") as caught:
         run.load_model(path)
     assert "416" in str(caught.value) and "-z" in str(caught.value)
 
@@ -148,9 +147,7 @@ def test_a_huge_context_is_not_allocated(kind, tmp_path):
     assert_one_line_error(done, "2,147,483,647")
 
 
-@pytest.mark.parametrize(
-    ("heads", "kv_heads"), [(3, 3), (4, 3), (2, 4), (64, 64), (5, 1)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (4, 3), (2, 4), (64, 64), (5, 1)], ids=str)
 def test_heads_that_do_not_fit(heads, kv_heads):
     """dim 64: not divisible, more key heads than heads, or heads of odd size."""
     for kind, at in (("v0", 12), ("v1", 20), ("v2", 20)):
@@ -457,10 +454,17 @@ def special_paths(tmp_path):
     (tmp_path / "odd\nname.bin").write_bytes(b"no model")
     (tmp_path / "dangling.bin").symlink_to(tmp_path / "nowhere.bin")
     return {
-        **{"missing.bin": "missing.bin", "": "", ".": "directory", "empty.bin": "empty"},
-        **{"short.bin": "short.bin", "huge.bin": "huge.bin", "sparse.bin": "sparse.bin"},
+        "missing.bin": "missing.bin",
+        "": "",
+        ".": "directory",
+        "empty.bin": "empty",
+        "short.bin": "short.bin",
+        "huge.bin": "huge.bin",
+        "sparse.bin": "sparse.bin",
         "layers.bin": "layers.bin",
-        **{"text.bin": "text.bin", "odd\nname.bin": "odd", "dangling.bin": "dangling.bin"},
+        "text.bin": "text.bin",
+        "odd\nname.bin": "odd",
+        "dangling.bin": "dangling.bin",
     }
 
 
@@ -485,7 +489,7 @@ def test_devices_and_pipes(tmp_path):
         if os.path.exists(path):
             assert_one_line_error(run_cli(path, cwd=tmp_path, memory=MEMORY))
     command = f"{sys.executable} {ROOT / 'run.py'} <(cat /dev/null)"  # a pipe cannot be mapped
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=CLEAN, timeout=60)
+    done = run_shell(command)
     assert_one_line_error(done)
 
 

@@ -14,7 +14,7 @@ import time
 import models
 import pytest
 import reference
-from cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, write_files
+from cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
 
 import run
 
@@ -149,7 +149,7 @@ def test_chat_with_nothing_on_stdin(yes):
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     command = f"{sys.executable} {ROOT / 'run.py'} {yes} -m chat <&-"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=CLEAN, timeout=60)
+    done = run_shell(command)
     assert b"Traceback" not in done.stderr
 
 
@@ -189,7 +189,7 @@ def test_a_message_longer_than_the_context(tmp_path):
 
 def test_broken_pipe_in_a_chat(yes):
     command = f"yes hello | {sys.executable} {ROOT / 'run.py'} {yes} -m chat -y s -t 0 | head -c 50"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=CLEAN, timeout=60)
+    done = run_shell(command)
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
 
 

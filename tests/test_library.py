@@ -13,9 +13,9 @@ import run
 
 
 def python(code, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, env=CLEAN, timeout=60
-    )
+    command = [sys.executable, "-c", code]
+    pipes = {"capture_output": True, "text": True}
+    return subprocess.run(command, cwd=cwd, check=False, env=CLEAN, timeout=60, **pipes)
 
 
 def test_import_has_no_side_effect(tmp_path):
