@@ -423,11 +423,10 @@ def bundle(scratch, code, found, target, kernel):
     return freeze.in_order(rows)
 
 
-def own_entries(scratch, run_py):
-    """-> PKG entries of the scripts that run: what removes stale unpackings, and the engine."""
-    for script in (HERE / "sweep.py", Path(run_py)):
-        if script.exists():
-            yield (script.stem, write_file(scratch, script.name, script.read_bytes()), False, "s")
+def script_entries(scratch, *scripts):
+    """-> PKG entries of scripts, which run one after the other."""
+    for script in map(Path, scripts):
+        yield (script.stem, write_file(scratch, script.name, script.read_bytes()), False, "s")
 
 
 def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=False):
@@ -453,10 +452,12 @@ def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=Fa
     if target.bootloader:
         wheel = read_zip(fetch(pinned("pyinstaller", name)))
         program = wheel["PyInstaller/bootloader/" + target.bootloader]
-        entries = [*loader_entries(scratch, wheel, code), *own_entries(scratch, run_py)]
+        hooks = [HERE / f"{hook}.py" for hook in ("sweep", "console")]
+        scripts = script_entries(scratch, *hooks, run_py)
+        entries = [*loader_entries(scratch, wheel, code), *scripts]
     else:
         program = freeze.compile_launcher(scratch, name).read_bytes()
-        entries, kernel = list(own_entries(scratch, run_py))[-1:], None
+        entries, kernel = list(script_entries(scratch, run_py)), None
     entries.append(("base_library.zip", str(scratch / "base_library.zip"), small, "x"))
     for path, file, _ in bundle(scratch, code, found, target, kernel):
         entries.append((path.replace("/", target.separator), file, small, "b"))
