@@ -9,6 +9,7 @@ Until `install` is called only what is frozen, built in, or in base_library.zip 
 """
 
 import _imp
+import _signal
 import marshal
 import os
 import posix
@@ -98,6 +99,9 @@ class Importer:
 
 def install(table):
     """Makes the executable look as PyInstaller's do, and imports go to app.pkg."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])  # blocked by the launcher
     base = os.environ.pop("PYTHONPATH")
     del os.environ["PYTHONHOME"]
     sys.path[:] = [base]
@@ -105,6 +109,8 @@ def install(table):
     sys.argv[0] = sys.orig_argv[0]
     importer = Importer(table)
     sys.meta_path.append(importer)
+    if not os.path.exists(sys.executable):  # deleted or replaced since it started
+        sys.executable = f"/proc/self/fd/{importer.fd}"
     if not base.startswith("/proc/"):  # it has a name on disk: take what is in it, and delete it
         import zipimport
 

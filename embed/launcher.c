@@ -24,6 +24,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -523,6 +524,10 @@ static int load_files(int workers)
 static int launch(int argc, char **argv, char **unused)
 {
     const Entry *program = NULL, *preload = NULL;
+    sigset_t interrupt; /* Ctrl-C waits until boot.py can take it: a traceback helps nobody */
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(SIG_BLOCK, &interrupt, NULL);
     int preloaded = getenv("RUN_LAUNCHER") != NULL;
     preloaded ? open_inherited() : open_self();
     for (const Entry *e = next_entry(NULL); e; e = next_entry(e)) {
