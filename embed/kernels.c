@@ -14,6 +14,10 @@
  *   6  matrix products and the two halves of a layer
  *   7  the template: rmsnorm, softmax, swiglu, quantize, float and int8 products, written in vectors of LANES floats
  *
+ * Arithmetic: with int8 weights every sum is rounded as in llama2.c's runq.c (in order, no fused multiply-add, e^x as
+ * the C library rounds it), since one last bit decides now and then how an activation is rounded to int8, and so the
+ * text. The same numbers come out on every processor. Float products alone are summed in vectors, with FMA.
+ *
  * Letters: rows = positions computed at once (1 when generating, up to 128 when reading a prompt).
  * Arrays are row-major, written (rows, columns).
  */
@@ -59,7 +63,8 @@ typedef struct {
 typedef struct {
     const float *att_norm, *ffn_norm;
     Tensor wq, wk, wv, wo, w1, w2, w3;
-    float *keys, *values;  /* (n_kv_heads, context, head_size) */
+    float *keys;    /* (n_kv_heads, ceil(context / 16), head_size, 16): 16 positions side by side, a vector's worth */
+    float *values;  /* (n_kv_heads, context, head_size) */
 } Layer;
 
 typedef struct {
@@ -70,7 +75,7 @@ typedef struct {
     float eps;
 } Model;
 
-enum { ABI = 1 };
+enum { ABI = 2, KEYS = 16 }; /* KEYS: positions side by side in the cache of keys */
 
 static int smaller(int a, int b) { return a < b ? a : b; }
 static int larger(int a, int b) { return a > b ? a : b; }
@@ -335,6 +340,11 @@ typedef struct {
     int stride, groups;
 } Activations;
 
+/* Asks for the cache line AHEAD bytes after p, which may be beyond the end. Measured: with one row of activations 33
+ * becomes 55 GB/s on a core of Zen 5. */
+enum { AHEAD = 8 << 10 };
+static inline void prefetch(const void *p) { __builtin_prefetch((const void *)((uintptr_t)p + AHEAD)); }
+
 /* What is compiled once per instruction set. */
 typedef struct {
     const char *name;
@@ -346,6 +356,7 @@ typedef struct {
                           int64_t y_stride, int add);
     void (*int8_product)(const Tensor *w, int first, int end, const Activations *x, int rows, float *y,
                          int64_t y_stride, int add);
+    void (*score_keys)(const float *q, int queries, const float *keys, int n, int size, float *scores, int64_t stride);
     void (*mix_values)(const float *p, int64_t p_stride, int queries, const float *values, int n, int size, float *y);
 } Kernels;
 
@@ -355,6 +366,7 @@ typedef struct {
  *   INT8_BLOCKS, INT8_ROWS  blocks of weights and rows of activations in a tile of the int8 product
  *   OFFSET                  what DOT4 takes a stored weight to exceed the real one by: BIAS or 0
  *   LOAD_PART(p, n)         the first n < LANES floats at p, then zeros
+ *   FMA(a, b, c)            a b + c, rounded once where the processor can
  *   SUM4(a, b, c, d)        the sums of four vectors, as a float4
  *   DOT4(sum, w, x)         sum[i] += w[4i] x[0] + .. + w[4i+3] x[3] for bytes, w unsigned, x signed and repeated */
 typedef float float4 __attribute__((vector_size(16)));
@@ -370,6 +382,7 @@ typedef float float4 __attribute__((vector_size(16)));
 #define INT8_BLOCKS 1
 #define INT8_ROWS 1
 #define OFFSET BIAS
+#define FMA(a, b, c) ((a) * (b) + (c))
 #define LOAD_PART(p, n) load_some(p, n)
 #define SUM4(a, b, c, d) ((float4){sum(a), sum(b), sum(c), sum(d)})
 #define BYTE(w, i) ((ivec)((uvec)(w) >> (8 * (i)) & 255))
@@ -425,6 +438,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 #define INT8_ROWS 2
 #define OFFSET BIAS
 #define LOAD_PART(p, n) (vec)load_part_avx2(p, n)
+#define FMA(a, b, c) (vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define SUM4(a, b, c, d) sum4_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
 #define DOT4(sum, w, x) (ivec)dot4_avx2((__m256i)(sum), (__m256i)(w), (__m256i)(x))
 #include "kernels.c"
@@ -438,6 +452,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 #define INT8_ROWS 2
 #define OFFSET BIAS
 #define LOAD_PART(p, n) (vec)load_part_avx2(p, n)
+#define FMA(a, b, c) (vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define SUM4(a, b, c, d) sum4_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
 #define DOT4(sum, w, x) (ivec)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(w), (__m256i)(x))
 #include "kernels.c"
@@ -451,6 +466,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 #define INT8_ROWS 6
 #define OFFSET BIAS
 #define LOAD_PART(p, n) (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
+#define FMA(a, b, c) (vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define SUM4(a, b, c, d) sum4_avx512((__m512)(a), (__m512)(b), (__m512)(c), (__m512)(d))
 #define DOT4(sum, w, x) (ivec)dot4_avx512((__m512i)(sum), (__m512i)(w), (__m512i)(x))
 #include "kernels.c"
@@ -463,6 +479,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 #define INT8_ROWS 6
 #define OFFSET BIAS
 #define LOAD_PART(p, n) (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
+#define FMA(a, b, c) (vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define SUM4(a, b, c, d) sum4_avx512((__m512)(a), (__m512)(b), (__m512)(c), (__m512)(d))
 #define DOT4(sum, w, x) (ivec)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(w), (__m512i)(x))
 #include "kernels.c"
@@ -497,6 +514,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define INT8_ROWS 2
 #define OFFSET 0
 #define LOAD_PART(p, n) load_some(p, n)
+#define FMA(a, b, c) (vec)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define SUM4(a, b, c, d) sum4_neon((float32x4_t)(a), (float32x4_t)(b), (float32x4_t)(c), (float32x4_t)(d))
 #define DOT4(sum, w, x) (ivec)dot4_neon((int32x4_t)(sum), (uint8x16_t)(w), (int8x16_t)(x))
 #include "kernels.c"
@@ -509,6 +527,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define INT8_ROWS 2
 #define OFFSET 0
 #define LOAD_PART(p, n) load_some(p, n)
+#define FMA(a, b, c) (vec)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define SUM4(a, b, c, d) sum4_neon((float32x4_t)(a), (float32x4_t)(b), (float32x4_t)(c), (float32x4_t)(d))
 #define DOT4(sum, w, x) (ivec)dot4_dotprod((int32x4_t)(sum), (uint8x16_t)(w), (int8x16_t)(x))
 #include "kernels.c"
@@ -756,13 +775,18 @@ EXPORT void classify(const Model *m, const float *final_norm, const Tensor *wcls
     multiply(&job);
 }
 
-/* y = x with its pairs turned by angles (cosine, sine). */
-static void rotate(float *y, const float *x, const float *angles, int n) {
+/* y, its numbers stride apart, = x with its pairs turned by angles (cosine, sine). */
+static void rotate(float *y, int stride, const float *x, const float *angles, int n) {
     for (int i = 0; i < n; i += 2) {
         float a = x[i], b = x[i + 1], cosine = angles[i], sine = angles[i + 1];
-        y[i] = a * cosine - b * sine;
-        y[i + 1] = a * sine + b * cosine;
+        y[i * stride] = a * cosine - b * sine;
+        y[(i + 1) * stride] = a * sine + b * cosine;
     }
+}
+
+/* Where the key of a position begins; its numbers lie KEYS apart. */
+static int64_t key_index(const Model *m, int head, int64_t pos) {
+    return (head * (int64_t)ceil_div(m->context, KEYS) + pos / KEYS) * m->head_size * KEYS + pos % KEYS;
 }
 
 /* New keys, rotated, and values go to the caches, head by head. */
@@ -777,7 +801,8 @@ static void store_in_cache(Job *job, int product, int first, int end) {
             int64_t at = (head * (int64_t)m->context + pos) * m->head_size + d;
             const float *x = p->y + row * p->y_stride + i;
             n = smaller(m->head_size - d, end - i);
-            if (product == 1) rotate(job->layer->keys + at, x, m->rope + pos * m->head_size + d, n);
+            float *key = job->layer->keys + key_index(m, head, pos) + d * KEYS;
+            if (product == 1) rotate(key, KEYS, x, m->rope + pos * m->head_size + d, n);
             else memcpy(job->layer->values + at, x, (size_t)n * sizeof(float));
         }
     }
@@ -799,17 +824,16 @@ static void attend(void *arg, int chunk, int thread) {
     const int kv_head = chunk / tiles, from = chunk % tiles * QUERIES, n = smaller(QUERIES, a->rows * share - from);
     const int end = a->pos + (from + n - 1) / share + 1, stride = (int)aligned(end);
     const int64_t cache = (int64_t)kv_head * m->context * size;
-    const float scale = 1.0f / __builtin_sqrtf((float)size);
+    const float *keys = a->layer->keys + key_index(m, kv_head, 0);
     float *q = a->s.heads + thread * a->s.per_thread, *y = q + QUERIES * size, *scores = y + QUERIES * size;
 
-    for (int i = 0; i < n; i++) { /* q = rope(q) / sqrt(head_size) */
+    for (int i = 0; i < n; i++) { /* q = rope(q) */
         int row = (from + i) / share, head = kv_head * share + (from + i) % share;
         const float *x = a->s.queries + ((int64_t)row * m->n_heads + head) * size;
-        rotate(q + i * size, x, m->rope + (int64_t)(a->pos + row) * size, size);
-        for (int d = 0; d < size; d++) q[i * size + d] *= scale;
+        rotate(q + i * size, 1, x, m->rope + (int64_t)(a->pos + row) * size, size);
     }
-    /* scores = softmax(q . keys) over the positions up to the query's own, then y = scores . values */
-    a->kernels->float_product(a->layer->keys + cache, end, size, q, size, n, scores, stride, 0);
+    /* scores = softmax(q . keys / sqrt(head_size)) over the positions up to the query's own, y = scores . values */
+    a->kernels->score_keys(q, n, keys, end, size, scores, stride);
     for (int i = 0; i < n; i++) {
         int seen = a->pos + (from + i) / share + 1;
         a->kernels->softmax(scores + (int64_t)i * stride, seen);
@@ -880,6 +904,8 @@ EXPORT void feed_forward(const Model *m, const Layer *layer, float *x, int32_t r
 #define ivec NAME(ivec)
 #define uvec NAME(uvec)
 #define bytes NAME(bytes)
+#define dvec NAME(dvec)
+#define lvec NAME(lvec)
 #define load NAME(load)
 #define load_some NAME(load_some)
 #define load_at_most NAME(load_at_most)
@@ -889,11 +915,13 @@ EXPORT void feed_forward(const Model *m, const Layer *layer, float *x, int32_t r
 #define choose NAME(choose)
 #define sum NAME(sum)
 #define vexp NAME(vexp)
+#define dot NAME(dot)
 #define float_tile NAME(float_tile)
 #define float_rows NAME(float_rows)
 #define int8_tile NAME(int8_tile)
 #define int8_rows NAME(int8_rows)
 #define mix_tile NAME(mix_tile)
+#define score_tile NAME(score_tile)
 #define mix_strip NAME(mix_strip)
 #define FN TARGET static
 #define INLINE TARGET static inline __attribute__((always_inline))
@@ -904,6 +932,8 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(LANES)));
+typedef double dvec __attribute__((vector_size(8 * LANES)));
+typedef int64_t lvec __attribute__((vector_size(8 * LANES)));
 
 /* Memory is read and written at any alignment. */
 INLINE vec load(const float *p) {
@@ -939,60 +969,55 @@ INLINE float sum(vec v) {
     return a[0];
 }
 
-/* e^x to 1e-7: x = k ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial (Cephes), times 2^k.
- * 0 below -87.3, e^88 above 88; NaN stays NaN. */
+/* e^x, rounded as the C library's: computed in double, x = k ln 2 + r with |r| <= ln 2 / 2, e^r by its series, times
+ * 2^k. 0 below -87.3, e^88 above 88; NaN stays NaN. */
 INLINE vec vexp(vec x) {
-    const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    const double round = 6755399441055744.0; /* 1.5 * 2^52: adding it leaves the nearest integer in the low bits */
     ivec tiny = x < -87.3f;
-    x = choose(x > 88.0f, splat(88.0f), choose(tiny, splat(-87.3f), x));
-    vec rounded = x * 1.44269504f + round;
-    vec k = rounded - round;
-    vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
-    vec p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    vec power = (vec)(((uvec)rounded - 0x4b400000u + 127u) << 23);
-    return (vec)(~tiny & (ivec)((p * r * r + r + 1.0f) * power));
+    dvec y = __builtin_convertvector(choose(x > 88.0f, splat(88.0f), choose(tiny, splat(-87.3f), x)), dvec);
+    dvec rounded = y * 1.4426950408889634 + round;
+    dvec r = y - (rounded - round) * 0.6931471805599453;
+    dvec p = r * (1.0 / 3628800) + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    lvec power = ((lvec)rounded - 0x4338000000000000 + 1023) << 52;
+    return (vec)(~tiny & (ivec)__builtin_convertvector(p * (dvec)power, vec));
 }
 
-/* y = weight * x / sqrt(mean(x^2) + eps) */
+/* y = weight * x / sqrt(mean(x^2) + eps), summed in order */
 FN void NAME(rmsnorm)(float *y, const float *x, const float *weight, int n, float eps) {
-    vec squares = {0};
-    for (int i = 0; i < n; i += LANES) {
-        vec v = load_at_most(x + i, n - i);
-        squares += v * v;
-    }
-    vec scale = splat(1.0f / __builtin_sqrtf(sum(squares) / (float)n + eps));
+    float squares = 0;
+    for (int i = 0; i < n; i++) squares += x[i] * x[i];
+    vec scale = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
     for (int i = 0; i < n; i += LANES)
         store_at_most(y + i, load_at_most(weight + i, n - i) * (scale * load_at_most(x + i, n - i)), n - i);
 }
 
-/* x = e^(x - max x) / their sum */
+/* x = e^(x - max x) / their sum, summed in order */
 FN void NAME(softmax)(float *x, int n) {
     int whole = n / LANES * LANES;
     float top = x[0], total = 0;
-    vec tops = splat(top), totals = {0};
+    vec tops = splat(top);
     for (int i = 0; i < whole; i += LANES) tops = choose(load(x + i) > tops, load(x + i), tops);
     for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
     for (int i = whole; i < n; i++) top = x[i] > top ? x[i] : top;
-    for (int i = 0; i < n; i += LANES) {
-        vec e = vexp(load_at_most(x + i, n - i) - top);
-        store_at_most(x + i, e, n - i);
-        if (i < whole) totals += e;
-    }
-    for (int i = whole; i < n; i++) total += x[i];
-    vec scale = splat(1.0f / (total + sum(totals)));
-    for (int i = 0; i < n; i += LANES) store_at_most(x + i, load_at_most(x + i, n - i) * scale, n - i);
+    for (int i = 0; i < n; i += LANES) store_at_most(x + i, vexp(load_at_most(x + i, n - i) - top), n - i);
+    for (int i = 0; i < n; i++) total += x[i];
+    for (int i = 0; i < n; i += LANES) store_at_most(x + i, load_at_most(x + i, n - i) / total, n - i);
 }
 
-/* a = silu(a) * b, silu(a) = a / (1 + e^-a) */
+/* a = silu(a) * b, silu(a) = a * (1 / (1 + e^-a)) */
 FN void NAME(swiglu)(float *a, const float *b, int n) {
     for (int i = 0; i < n; i += LANES) {
         vec v = load_at_most(a + i, n - i);
-        store_at_most(a + i, v / (1.0f + vexp(-v)) * load_at_most(b + i, n - i), n - i);
+        store_at_most(a + i, v * (1.0f / (1.0f + vexp(-v))) * load_at_most(b + i, n - i), n - i);
     }
 }
 
@@ -1027,16 +1052,32 @@ FN void NAME(quantize)(const float *x, int n, int group, int8_t *q, float *scale
     }
 }
 
+/* The n products of w and x, summed in each lane. Memory is the limit here: the weights are read strictly in order,
+ * and asked for AHEAD of their use. */
+INLINE vec dot(const float *w, const float *x, int n) {
+    vec sums[4] = {{0}};
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        for (int j = 0; j < 4; j++) {
+            if (j * LANES % 16 == 0) prefetch(w + i + j * LANES);
+            sums[j] += load(w + i + j * LANES) * load(x + i + j * LANES);
+        }
+    }
+    for (; i < n; i += LANES) sums[0] += load_at_most(w + i, n - i) * load_at_most(x + i, n - i);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 /* y[r][o] (+)= x[r] . w[o] for a tile of rows by outs (1 or 4), over n of the in columns. */
 INLINE void float_tile(const int outs, const int rows, const float *w, int in, int n, const float *x, int64_t x_stride,
                        float *y, int64_t y_stride, int add) {
     vec sums[MAX_ROWS][4] = {{{0}}};
-    for (int i = 0; i < n; i += LANES) {
+    for (int o = 0; o < outs && rows == 1; o++) sums[0][o] = dot(w + (int64_t)o * in, x, n);
+    for (int i = 0; i < n && rows > 1; i += LANES) {
         vec b[4];
         for (int o = 0; o < outs; o++) b[o] = load_at_most(w + (int64_t)o * in + i, n - i);
         for (int r = 0; r < rows; r++) {
             vec a = load_at_most(x + r * x_stride + i, n - i);
-            for (int o = 0; o < outs; o++) sums[r][o] += b[o] * a;
+            for (int o = 0; o < outs; o++) sums[r][o] = FMA(b[o], a, sums[r][o]);
         }
     }
     for (int r = 0; r < rows; r++, y += y_stride) {
@@ -1108,6 +1149,7 @@ INLINE void int8_tile(const int blocks, const int rows, const Tensor *w, int fir
             for (int v = 0; v < registers; v++) dots[r][v] = (ivec){0} + start[r * n_groups + g];
         for (int f = 0; f < n_fours; f++, data += BLOCK * FOUR, q += FOUR) {
             ivec b[REGISTERS];
+            if (rows == 1) prefetch(data);
             for (int v = 0; v < registers; v++)
                 memcpy(&b[v], data + v / per_block * block_bytes + v % per_block * LANES * FOUR, sizeof(ivec));
             for (int r = 0; r < rows; r++) {
@@ -1120,7 +1162,7 @@ INLINE void int8_tile(const int blocks, const int rows, const Tensor *w, int fir
         for (int v = 0; v < registers; v++) {
             vec scale = load(scales + ((int64_t)(v / per_block) * n_groups + g) * BLOCK + v % per_block * LANES);
             for (int r = 0; r < rows; r++)
-                sums[r][v] += __builtin_convertvector(dots[r][v], vec) * x_scales[r * n_groups + g] * scale;
+                sums[r][v] += __builtin_convertvector(dots[r][v], vec) * scale * x_scales[r * n_groups + g];
         }
     }
     for (int r = 0; r < rows; r++) {
@@ -1163,6 +1205,35 @@ FN void NAME(int8_product)(const Tensor *w, int first, int end, const Activation
     }
 }
 
+/* scores[q][..] = q . key / sqrt(size) for a tile of queries by blocks of KEYS positions, summed in order */
+INLINE void score_tile(const int queries, const int blocks, const float *q, const float *keys, int size, float *scores,
+                       int64_t stride) {
+    enum { PARTS = KEYS / LANES };
+    const vec root = splat(__builtin_sqrtf((float)size));
+    vec sums[4][4 * PARTS] = {{{0}}};
+    for (int d = 0; d < size; d++, keys += KEYS) {
+        for (int v = 0; v < blocks * PARTS; v++) {
+            vec b = load(keys + (int64_t)(v / PARTS) * size * KEYS + v % PARTS * LANES);
+            for (int i = 0; i < queries; i++) sums[i][v] += q[i * size + d] * b;
+        }
+    }
+    for (int i = 0; i < queries; i++)
+        for (int v = 0; v < blocks * PARTS; v++) store(scores + i * stride + v * LANES, sums[i][v] / root);
+}
+
+/* scores (queries, stride) of q (queries, size) with the first n keys, and some more up to whole blocks */
+FN void NAME(score_keys)(const float *q, int queries, const float *keys, int n, int size, float *scores,
+                         int64_t stride) {
+    int i = 0, t;
+    for (; i + 4 <= queries; i += 4, q += 4 * size, scores += 4 * stride)
+        for (t = 0; t < n; t += KEYS) score_tile(4, 1, q, keys + (int64_t)t * size, size, scores + t, stride);
+    for (; i < queries; i++, q += size, scores += stride) {
+        for (t = 0; LANES == KEYS && t + 4 * KEYS <= n; t += 4 * KEYS)
+            score_tile(1, 4, q, keys + (int64_t)t * size, size, scores + t, stride);
+        for (; t < n; t += KEYS) score_tile(1, 1, q, keys + (int64_t)t * size, size, scores + t, stride);
+    }
+}
+
 /* y[q][..] = sum over i < n of p[q][i] * values[i][..] for a tile of queries by vectors, of which left floats count. */
 INLINE void mix_tile(const int queries, const int vectors, const float *p, int64_t p_stride, const float *values,
                      int n, int size, float *y, int left) {
@@ -1200,7 +1271,7 @@ FN void NAME(mix_values)(const float *p, int64_t p_stride, int queries, const fl
 #define STRING(x) STRING_(x)
 static const Kernels NAME(kernels) = {
     STRING(SET),         NAME(rmsnorm),      NAME(softmax),    NAME(swiglu), NAME(quantize),
-    NAME(float_product), NAME(int8_product), NAME(mix_values),
+    NAME(float_product), NAME(int8_product), NAME(score_keys), NAME(mix_values),
 };
 
 #undef STRING_
@@ -1209,6 +1280,8 @@ static const Kernels NAME(kernels) = {
 #undef ivec
 #undef uvec
 #undef bytes
+#undef dvec
+#undef lvec
 #undef load
 #undef load_some
 #undef load_at_most
@@ -1218,11 +1291,13 @@ static const Kernels NAME(kernels) = {
 #undef choose
 #undef sum
 #undef vexp
+#undef dot
 #undef float_tile
 #undef float_rows
 #undef int8_tile
 #undef int8_rows
 #undef mix_tile
+#undef score_tile
 #undef mix_strip
 #undef FN
 #undef INLINE
@@ -1237,5 +1312,6 @@ static const Kernels NAME(kernels) = {
 #undef OFFSET
 #undef LOAD_PART
 #undef SUM4
+#undef FMA
 #undef DOT4
 #endif
