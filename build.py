@@ -166,17 +166,17 @@ def build_portable(options, scratch):
 
 
 def build_universal(options, scratch):
-    """One file for Windows, Linux and whatever has Python with NumPy."""
+    """One file for Windows, Linux and whatever has Python with NumPy, and for given programs."""
     from embed import universal
 
     output = Path(options.output or DIST / "run.com")
     members = model_members(options, scratch)
     members += kernel_members(compiler.TARGETS, scratch)
     members += source_members()
-    programs = {}
+    given = dict(payload.partition("=")[::2] for payload in options.payload)
+    programs = {system: universal.program_of(path) for system, path in given.items()}
     for target in ("linux-x86_64", "linux-aarch64"):
-        head, pkg = assembled(target, scratch, options.small)
-        programs[target] = (Path(head).read_bytes() if isinstance(head, Path) else head, pkg)
+        programs[target] = assembled(target, scratch, options.small)
     windows = assembled("windows-x86_64", scratch, options.small)
     output.parent.mkdir(parents=True, exist_ok=True)
     universal.build(output, windows, programs, members, progress=True)
@@ -246,6 +246,8 @@ def parse_args(argv):
     add("--int8", action="store_true", help="store the weights in int8, a quarter of float32")
     add("--args", metavar="FLAGS", help='default flags of run, such as "-t 0.8 -m chat"')
     add("--small", action="store_true", help="compress: a third of the size, a slower start")
+    add("--payload", metavar="SYSTEM=FILE", action="append", default=[],
+        help="a program built there, for --universal: macos-arm64=dist/run-macos-arm64")  # fmt: skip
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--portable", action="store_true", help="run on older Linux systems too")
     kinds.add_argument("--zipapp", action="store_true", help="run.pyz, for Python with NumPy")

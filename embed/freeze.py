@@ -64,6 +64,9 @@ EXE(PYZ(a.pure), a.scripts, binaries, datas, {options!r}, name="app",
 """
 
 
+ELF64 = b"\x7fELF\2"
+
+
 class FreezeError(Exception):
     """The program cannot be collected; the message is one line: why, and what to do."""
 
@@ -166,7 +169,7 @@ def trim(source, target):
 
 
 def libraries(entries, scratch):
-    """PyInstaller's shared libraries, stripped."""
+    """PyInstaller's shared libraries [(name, path, kind)], stripped."""
     found = []
     for name, source, kind in sorted(entries):
         target = Path(scratch) / "stripped" / name
@@ -178,7 +181,7 @@ def libraries(entries, scratch):
 def strip(source, target):
     """Copies a library without its symbol tables -> path; unchanged where strip breaks it."""
     tool = shutil.which("strip")
-    if sys.platform == "linux" and tool:
+    if tool and Path(source).read_bytes()[:5] == ELF64:
         command = [tool, "--strip-unneeded", "-o", str(target), str(source)]
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode == 0 and loads(target.read_bytes()):
@@ -227,7 +230,3 @@ def compile_launcher(scratch, target=None, preloaded=False):
     command += ["-DPRELOADED", "-shared", "-fPIC"] if preloaded else []
     compiler.run([*command, "-o", str(out), "-ldl", "-lpthread"], target or "this machine")
     return out
-
-
-def in_order(entries):  # for assemble.py, until it no longer asks
-    return entries
