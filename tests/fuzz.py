@@ -34,7 +34,7 @@ import run
 
 MEMORY = 1 << 30  # address space that an input may take on top of the interpreter's
 RESIDENT = 300 << 20  # memory that it may touch
-SECONDS = 5  # time for one input
+SECONDS = 4  # processor time for one input
 STALL = 30  # time without a word from a worker: it hangs where no alarm reaches, in C
 BATCH = 1000  # inputs per worker process
 
@@ -211,7 +211,7 @@ class Hang(BaseException):
 
 
 def on_alarm(*_):
-    raise Hang(f"no answer in {SECONDS} s")
+    raise Hang(f"no answer after {SECONDS} s of work")
 
 
 TEXT = "Once upon a time é 你 😀 <s> <|im_start|>\n\x1b[0m the ball"
@@ -220,17 +220,16 @@ TEXT = "Once upon a time é 你 😀 <s> <|im_start|>\n\x1b[0m the ball"
 def use(directory, kind, data, number, backend):
     """Load the input as run.py would and write some text with it. ModelError is a good answer."""
     with contextlib.suppress(run.ModelError):
-        if kind == "tokenizer":
-            tokenizer = run.read_tokenizer(data)
-            tokens = tokenizer.encode(TEXT)
-            b"".join(map(tokenizer.decode, tokens, tokens[1:]))
-            return "loaded"
         path = directory / "model.bin"
-        path.unlink(missing_ok=True)  # a mapping of the last one may be alive: never write into it
-        path.write_bytes(data)
+        tokenizer = directory / "damaged.tok" if kind == "tokenizer" else None
+        damaged = tokenizer or path
+        damaged.unlink(missing_ok=True)  # a mapping of the last one may be alive: never write to it
+        damaged.write_bytes(data)
+        if tokenizer:
+            path = directory / "good.bin"
         int8 = number % 7 == 0 and not kind.startswith("v2")
         model = run.load_model(
-            path, backend=backend, threads=1, context=16 * (number % 2), int8=int8
+            path, tokenizer, backend=backend, threads=1, context=16 * (number % 2), int8=int8
         )
         words = TEXT if number % 3 else ""
         for piece in run.generate(model, words[: number % 9], steps=12, seed=number + 1):
@@ -267,14 +266,14 @@ def attempt(directory, inputs, number, backend):
     """("loaded" or "refused", None), or ("found", what it was)."""
     kind, data = inputs.make(number)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         answer = use(directory, kind, data, number, backend)
     except (Exception, Hang) as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         return "found", f"{type(error).__name__} at {place(error)}: {str(error)[:120]!r}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     if grown > RESIDENT:
         return "found", f"memory: {grown >> 20} MiB touched"
@@ -288,7 +287,7 @@ def limit_resources():
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("error")
-    signal.signal(signal.SIGALRM, on_alarm)
+    signal.signal(signal.SIGPROF, on_alarm)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -336,12 +335,18 @@ def work(inputs, numbers, backend, out):
         limit_resources()
         with tempfile.TemporaryDirectory(dir=scratch()) as directory:
             directory = Path(directory)
-            (directory / "tokenizer.bin").write_bytes(inputs.corpus["tokenizer"])
+            write_good_files(directory, inputs)
             for number in numbers:
                 answer, what = attempt(directory, inputs, number, backend)
                 os.write(out, f"{number}\t{answer}\t{what or ''}\n".encode())
     finally:
         os._exit(0)
+
+
+def write_good_files(directory, inputs):
+    """What a damaged model or tokenizer is used with."""
+    (directory / "tokenizer.bin").write_bytes(inputs.corpus["tokenizer"])
+    (directory / "good.bin").write_bytes(inputs.corpus["v0"])
 
 
 def scratch():
@@ -427,7 +432,7 @@ def reproduce(inputs, number, backend, save):
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
-        (directory / "tokenizer.bin").write_bytes(inputs.corpus["tokenizer"])
+        write_good_files(directory, inputs)
         print(use(directory, kind, data, number, backend or "numpy"))
 
 

@@ -435,6 +435,25 @@ def test_the_longest_length_is_not_believed(length):
     assert tokenizer.encode("the ball") == [1, 261, 267]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_vocabularies_without_room_for_bos_and_eos(tmp_path, size):
+    """Refused, or text comes: ids 1 and 2 are not believed to exist."""
+    vocab = models.tiny_vocab()
+    vocab.pieces, vocab.scores, vocab.types = (
+        column[:size] for column in (vocab.pieces, vocab.scores, vocab.types)
+    )
+    model = models.build("mha", vocab_size=size)
+    for data, own in (
+        (models.write_v0(model), vocab),
+        (models.write_gguf(model, "F32", vocab)[0], None),
+    ):
+        try:
+            engine = run.load_model(write_files(tmp_path, data, own), backend="numpy")
+            "".join(run.generate(engine, "a", steps=5, seed=1))
+        except run.ModelError as error:
+            assert "\n" not in str(error)
+
+
 # --------------------------------------------------------------------------------------------------
 # The command line, with little memory
 

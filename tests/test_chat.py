@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -394,3 +395,44 @@ def test_run_c_s_ids_for_a_llama_2_turn(tmp_path, monkeypatch):
     tokens = forwarded(monkeypatch, path, "-i", "hello", "-y", "Be brief.")
     want = reference.encode(VOCAB, "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nhello [/INST]")
     assert tokens[: len(want)] == want
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_braces_are_text(tmp_path, monkeypatch, name):
+    """Templates are filled in with format: what a user types must not be."""
+    path = template_file(tmp_path, TEMPLATES[name][0])
+    shown = show(
+        forwarded(monkeypatch, path, "-i", "{prompt} {}", "-y", "{user} {0}"), chat_vocab()
+    )
+    want = TEMPLATES[name][1].replace("Be brief.", "{user} {0}").replace("hello", "{prompt} {}")
+    assert plain(shown).split("Yes!")[0] == plain(want)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_when_the_context_is_full_the_oldest_turns_fall_out(tmp_path, monkeypatch, name):
+    """What is read anew is a whole conversation: the system prompt, the latest turns, in order."""
+    template, first, plain_first, _ = TEMPLATES[name]
+    path = template_file(tmp_path, template, seq_len=320)
+    calls, forward = [], run.Transformer.forward
+
+    def spy(self, tokens, pos, *rest, **more):
+        calls.append((pos, [int(token) for token in tokens]))
+        return forward(self, tokens, pos, *rest, **more)
+
+    monkeypatch.setattr(run.Transformer, "forward", spy)
+    lines = "".join(f"turn {number}\n" for number in range(10, 30))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert not run.main(
+        [str(path), "-m", "chat", "-t", "0", "-y", "Be brief.", "--backend", "numpy"]
+    )
+    again = [tokens for pos, tokens in calls if pos == 0][1:]
+    assert again and all(len(tokens) <= 320 for tokens in again)
+    for tokens in again:
+        shown = show(tokens, chat_vocab())
+        turns = [int(number) for number in re.findall(r"turn (\d+)", shown)]
+        assert turns == list(range(turns[0], turns[-1] + 1)) and len(turns) > 1
+        start = plain(first).split("hello")[0]
+        assert plain(shown).startswith(f"{start}turn {turns[0]}")
+        assert shown.count("Be brief.") == 1 and shown.count("Yes!") == len(turns) - 1
+        end = plain(plain_first).split("hello")[1]
+        assert shown.endswith(f"turn {turns[-1]}{end}")

@@ -249,25 +249,35 @@ def perplexity(text):
     return float(re.search(r"perplexity\D*(\d+(?:\.\d+)?)", text, re.IGNORECASE)[1])
 
 
+def reference_losses(model, ids):
+    """-log p of each token after the first, which must be BOS."""
+    logits = reference.forward(model, ids[:-1])
+    top = logits.max(axis=1)
+    losses = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
+    return losses - logits[np.arange(len(ids) - 1), ids[1:]]
+
+
 def test_ppl_is_the_reference_s(tiny, tmp_path, backend):
     text = "Once upon a time there was a little girl named Lily. She had a big red ball."
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     model = models.build("gqa", vocab=VOCAB)
-    ids = reference.encode(VOCAB, text)
-    assert len(ids) < model.shape.seq_len
-    logits = reference.forward(model, ids[:-1])
-    top = logits.max(axis=1)
-    losses = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
-    losses -= logits[np.arange(len(ids) - 1), ids[1:]]
+    losses = reference_losses(model, reference.encode(VOCAB, text))
     got = perplexity(out(tiny, "--ppl", tmp_path / "text.txt", "--backend", backend))
     assert got == pytest.approx(np.exp(losses.mean()), rel=1e-3)
 
 
 def test_ppl_of_a_text_longer_than_the_context(tmp_path):
-    """Windows of the context: a text repeated many times has about the perplexity of one window."""
-    path = write_files(tmp_path, models.build("mha", vocab=VOCAB))
-    (tmp_path / "text.txt").write_text(models.TEXT * 5, encoding="utf-8")
-    assert 1 < perplexity(out(path, "--ppl", tmp_path / "text.txt")) < 1e9
+    """In windows of the context, each starting with BOS."""
+    model = models.build("mha", vocab=VOCAB)
+    path = write_files(tmp_path, model)
+    (tmp_path / "text.txt").write_text(models.TEXT * 2, encoding="utf-8")
+    ids, losses = reference.encode(VOCAB, models.TEXT * 2)[1:], []
+    size = model.shape.seq_len - 1
+    assert len(ids) > 2 * size
+    for start in range(0, len(ids), size):
+        losses += reference_losses(model, [1, *ids[start : start + size]]).tolist()
+    got = perplexity(out(path, "--ppl", tmp_path / "text.txt"))
+    assert got == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", None], ids=["empty", "not UTF-8", "missing"])
@@ -278,6 +288,27 @@ def test_ppl_of_no_text(tiny, tmp_path, content):
     done = run_cli(tiny, "--ppl", path)
     if content != b"\xff\xfe" or done.returncode:
         assert_one_line_error(done, "text.txt")
+
+
+def peak_memory(*arguments):
+    """The most resident memory, in bytes, of a run that must succeed."""
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True)\n"
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
+    command = [sys.executable, "-c", code, sys.executable, ROOT / "run.py", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, check=True, env=CLEAN, timeout=120)
+    return 1024 * int(done.stderr.split()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_memory_is_the_weights_the_cache_and_little_more(tmp_path, backend):
+    """At most 60 MB more. All weights are zero: a file with a hole, which is mapped as zeros."""
+    shape = models.Shape(512, 1376, 8, 8, 8, len(VOCAB), 1024)
+    size = 28 + 4 * sum(map(math.prod, shape.tensor_shapes().values())) + 4 * 1024 * 64
+    path = write_files(tmp_path, models.header(shape))
+    os.truncate(path, size)
+    cache = 8 * shape.n_layers * shape.kv_dim * 140
+    peak = peak_memory(path, "-n", "140", "-i", "the ball " * 60, "-s", "1", "--backend", backend)
+    assert size < peak < size + cache + 60e6
 
 
 # --------------------------------------------------------------------------------------------------

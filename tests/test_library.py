@@ -106,3 +106,21 @@ def test_quantize_is_runq_s_rule():
         got_q, got_scales = got.q, got.scales
     assert np.array_equal(np.asarray(got_q).reshape(-1, 32), q)
     assert np.array_equal(np.asarray(got_scales).reshape(-1), scales)
+
+
+class Screen(io.StringIO):
+    """A stderr that says it is a terminal, or not."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("seconds", [0.01, 0.9])
+def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch, terminal, seconds):
+    clock, screen = iter(np.arange(0, 100, seconds).tolist()), Screen(terminal)
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("sys.stderr", screen)
+    assert list(run.progress(list("abcdef"), "reading")) == list("abcdef")
+    assert ("reading" in screen.getvalue()) == (terminal and seconds > 0.5)
