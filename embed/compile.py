@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "kernels.c"
 FLAGS = (
-    "-O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-stack-protector "
+    "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-stack-protector "
     "-fvisibility=hidden"
 ).split()
 SUFFIX = {"linux": "so", "freebsd": "so", "macos": "dylib", "windows": "dll"}

@@ -17,7 +17,8 @@ import numpy as np
 
 from run import Config, ModelError, QuantizedTensor, Transformer, Weights, extra, progress
 
-ABI = 1  # of embed/kernels.c
+ABI = 2  # of embed/kernels.c
+KEYS = 16  # positions side by side in its cache of keys
 MATRICES = "wq", "wk", "wv", "wo", "w1", "w2", "w3"
 SIZES = "dim", "hidden_dim", "n_heads", "n_kv_heads", "head_size", "context", "max_rows"
 POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
@@ -80,6 +81,8 @@ class CTransformer(Transformer):
     def prepare(self, layer):
         """Build the C view of a layer; what is packed is not kept twice."""
         view = CLayer(layer.att_norm.ctypes.data, layer.ffn_norm.ctypes.data)
+        heads, context, head_size = layer.keys.shape
+        layer.keys = np.zeros((heads, -(-context // KEYS), head_size, KEYS), np.float32)
         view.keys, view.values = layer.keys.ctypes.data, layer.values.ctypes.data
         for name in MATRICES:
             w = getattr(layer, name)
@@ -159,7 +162,7 @@ def load():
 
 
 def library_path(name):
-    """The library's path; out of a zipapp it goes into memory first, as nothing loads from a zip."""
+    """The library's path; out of a zipapp it goes into memory first: nothing loads from a zip."""
     path = Path(__file__).parent / name
     if path.exists():
         return path

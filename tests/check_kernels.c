@@ -204,7 +204,7 @@ static void check_layer(void *pool, int heads, int kv_heads, int size, int hidde
     }
     float *att_norm = floats(dim, 1), *ffn_norm = floats(dim, 1), *rope = floats(CONTEXT * size, 1);
     n.layer.att_norm = att_norm, n.layer.ffn_norm = ffn_norm, n.model.rope = rope;
-    n.layer.keys = floats((int64_t)CONTEXT * kv_dim, 0), n.layer.values = floats((int64_t)CONTEXT * kv_dim, 0);
+    n.layer.keys = floats((int64_t)(CONTEXT + KEYS) * kv_dim, 0), n.layer.values = floats((int64_t)CONTEXT * kv_dim, 0);
     n.model.scratch = floats(scratch_floats(&n.model), 0);
     n.keys = calloc(CONTEXT * (size_t)kv_dim, sizeof(double)), n.values = calloc(CONTEXT * (size_t)kv_dim, sizeof(double));
     double tolerance = group ? 0.05 : 1e-4, wanted[256];

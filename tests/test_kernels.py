@@ -182,7 +182,7 @@ def test_activations_are_quantised_as_in_runq(kernel, rng, group):
     q, scales = quantize(x, group)
     sums = (q.astype(np.float32) * 127).reshape(*scales.shape, group)  # a weight of 1 is q = 127
     with np.errstate(over="ignore"):
-        expected = sums * scales[..., None] * identity_scale
+        expected = sums * identity_scale * scales[..., None]
     assert np.array_equal(matmul(kernel, identity, x), expected.reshape(x.shape))
 
 
@@ -471,7 +471,7 @@ def test_exit_with_an_open_pool(library):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("sums[r][o] += b[o] * a", "sums[r][o] -= b[o] * a", "wrong numbers"),
+        ("FMA(b[o], a, sums[r][o])", "FMA(b[o], -a, sums[r][o])", "wrong numbers"),
         ("/ scales[g];", "/ scales[g] * 2.0f;", "wrong numbers"),
         ("enum { ABI = ", "enum { ABI = 1000 + ", "version"),
     ],
