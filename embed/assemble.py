@@ -412,15 +412,11 @@ def add_project(code, run_py):
 
 
 def bundle(scratch, code, found, target, kernel):
-    """Writes extensions, libraries and the kernel to scratch -> [(path in the PKG, file, "")].
-
-    Each library stands after those that it needs.
-    """
+    """Writes extensions, libraries and the kernel to scratch -> [(path in the PKG, file, "")]."""
     files = dict(code.extensions[n] for n in found if found[n] is None) | code.libraries
     if kernel:
         files["embed/" + target.kernel] = Path(kernel).read_bytes()
-    rows = [(path, write_file(scratch, "files/" + path, files[path]), "") for path in sorted(files)]
-    return freeze.in_order(rows)
+    return [(path, write_file(scratch, "files/" + path, files[path])) for path in sorted(files)]
 
 
 def script_entries(scratch, *scripts):
@@ -459,7 +455,7 @@ def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=Fa
         program = freeze.compile_launcher(scratch, name).read_bytes()
         entries, kernel = list(script_entries(scratch, run_py)), None
     entries.append(("base_library.zip", str(scratch / "base_library.zip"), small, "x"))
-    for path, file, _ in bundle(scratch, code, found, target, kernel):
+    for path, file in bundle(scratch, code, found, target, kernel):
         entries.append((path.replace("/", target.separator), file, small, "b"))
     pyz = write_pyz(scratch, pyz_writer, code, found, base, small)
     entries += [("PYZ.pyz", pyz, False, "z"), ("X utf8=1", "", False, "o")]
