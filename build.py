@@ -247,7 +247,7 @@ def parse_args(argv):
     add("--args", metavar="FLAGS", help='default flags of run, such as "-t 0.8 -m chat"')
     add("--small", action="store_true", help="compress: a third of the size, a slower start")
     add("--payload", metavar="SYSTEM=FILE", action="append", default=[],
-        help="a program built there, for --universal: macos-arm64=dist/run-macos-arm64")  # fmt: skip
+        help="a program built there, for --universal: macos-arm64=run-macos-arm64")  # fmt: skip
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--portable", action="store_true", help="run on older Linux systems too")
     kinds.add_argument("--zipapp", action="store_true", help="run.pyz, for Python with NumPy")

@@ -227,6 +227,6 @@ def compile_launcher(scratch, target=None, preloaded=False):
     else:
         raise compiler.CompileError("no C compiler: install cc, or python -m pip install ziglang")
     command += ["-O2", "-s", "-Wall", f'-DBOOT="{HERE / "boot.py"}"', str(HERE / "launcher.c")]
-    command += ["-DPRELOADED", "-shared", "-fPIC"] if preloaded else []
+    command += ["-DPRELOADED=1", "-shared", "-fPIC"] if preloaded else []
     compiler.run([*command, "-o", str(out), "-ldl", "-lpthread"], target or "this machine")
     return out

@@ -15,9 +15,13 @@
    instead of this one, and RUN_PKG, the name that app.pkg has in it.
 
    cc -O2 -DBOOT='"boot.py"' launcher.c -o launcher -ldl -lpthread
-   cc -O2 -DBOOT='"boot.py"' -DPRELOADED -shared -fPIC launcher.c -o launcher.so -ldl -lpthread */
+   cc -O2 -DBOOT='"boot.py"' -DPRELOADED=1 -shared -fPIC launcher.c -o launcher.so -ldl -lpthread */
 
 #define _GNU_SOURCE
+#ifndef PRELOADED
+#define PRELOADED 0
+#endif
+
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -316,10 +320,17 @@ static const Entry *next_entry(const Entry *e)
 
 /* ------------------------------------------------------------------ files in memory */
 
+/* Whether code can be loaded from a file; hardened systems and noexec directories forbid it. */
+static int can_hold_code(int fd)
+{
+    void *code = mmap(NULL, 1, PROT_EXEC, MAP_PRIVATE, fd, 0);
+    return code != MAP_FAILED && !munmap(code, 1);
+}
+
 /* A file of its own for an entry: in memory, else with a name in a temporary directory. */
 static void create(File *f, const Entry *e)
 {
-    static const char *const places[] = {"/dev/shm", "/tmp", "/var/tmp", "."};
+    const char *places[] = {getenv("TMPDIR"), "/dev/shm", "/tmp", "/var/tmp"};
     f->entry = e;
     if (!on_disk) {
         /* 0x10: MFD_EXEC, which kernels before 6.3 do not know and hardened ones want */
@@ -327,21 +338,22 @@ static void create(File *f, const Entry *e)
         if (f->fd < 0 && errno == EINVAL)
             f->fd = syscall(SYS_memfd_create, e->name, 0);
         snprintf(f->path, sizeof f->path, "/proc/self/fd/%d", f->fd);
-        on_disk = f->fd < 0 || access(f->path, F_OK);
-        void *code = on_disk ? MAP_FAILED : mmap(NULL, 1, PROT_EXEC, MAP_PRIVATE, f->fd, 0);
-        on_disk = code == MAP_FAILED; /* some systems forbid code in memory files */
-        if (!on_disk) {
-            munmap(code, 1);
+        if (f->fd >= 0 && !access(f->path, F_OK) && can_hold_code(f->fd))
             return;
-        }
+        on_disk = 1;
     }
-    const char *place = getenv("TMPDIR");
-    for (int i = place && *place ? -1 : 0; i < 4; i++) {
-        snprintf(f->path, sizeof f->path, "%.70s/run-XXXXXX", i < 0 ? place : places[i]);
-        if ((f->fd = mkstemp(f->path)) >= 0)
+    for (int i = 0; i < 4; i++) {
+        if (!places[i] || strpbrk(places[i], " :")) /* the loader takes these for separators */
+            continue;
+        snprintf(f->path, sizeof f->path, "%.70s/run-XXXXXX", places[i]);
+        if ((f->fd = mkstemp(f->path)) < 0)
+            continue;
+        if (can_hold_code(f->fd))
             return;
+        unlink(f->path);
     }
-    fail("no room to unpack to: set TMPDIR to a directory that can be written");
+    fail("programs may not be unpacked to /dev/shm or /tmp: set TMPDIR to a directory that can be "
+         "written and is not mounted noexec");
 }
 
 static void fill(const File *f)
@@ -371,8 +383,6 @@ static void cannot_load(const File *f)
     const char *error = dlerror(), *hint = "";
     if (strstr(error, "GLIBC_"))
         hint = ": this system is older than the program; build it with --portable";
-    else if (on_disk)
-        hint = ": if that is a noexec directory, set TMPDIR to another";
     fail("cannot load %s: %s%s", f->entry->name, error, hint);
 }
 
@@ -431,9 +441,7 @@ static void open_self(void)
         file = archive;
     else if (!access("/proc/self/exe", R_OK))
         file = "/proc/self/exe";
-    while ((self = open(file, O_RDONLY)) >= 0 && self < 3)
-        spare[n_spare++] = self; /* a closed stdin, stdout or stderr: kept until all files are open */
-    if (self < 0)
+    if ((self = open(file, O_RDONLY)) < 0)
         fail("cannot read %s: %s", file, strerror(errno));
     snprintf(link, sizeof link, "/proc/self/fd/%d", self);
     if (readlink(link, path, PATH_MAX) < 0 && !realpath(file, path))
@@ -446,16 +454,16 @@ static void open_self(void)
 static void start_program(const Entry *program, const Entry *preload, char **argv)
 {
     static File p, l;
-    char text[512];
+    char *text;
+    const char *others = getenv("LD_PRELOAD");
     create(&p, program);
     create(&l, preload);
     fill(&p);
     fill(&l);
-    snprintf(text, sizeof text, "%d %s %s", self, on_disk ? p.path : "", on_disk ? l.path : "");
-    setenv("RUN_LAUNCHER", text, 1);
-    const char *others = getenv("LD_PRELOAD");
-    snprintf(text, sizeof text, "%s%s%.300s", l.path, others ? ":" : "", others ? others : "");
-    setenv("LD_PRELOAD", text, 1);
+    if (asprintf(&text, "%d\n%s\n%s", self, on_disk ? p.path : "", on_disk ? l.path : "") < 0 ||
+        setenv("RUN_LAUNCHER", text, 1) ||
+        asprintf(&text, "%s:%s", l.path, others ? others : "") < 0 || setenv("LD_PRELOAD", text, 1))
+        fail("there is no memory left");
     if (on_disk) {
         fchmod(p.fd, 0700);
         close(p.fd); /* a file open for writing cannot be started */
@@ -466,21 +474,20 @@ static void start_program(const Entry *program, const Entry *preload, char **arg
         unlink(p.path);
         unlink(l.path);
     }
-    fail("cannot start %s: %s: if its directory is noexec, set TMPDIR to another", p.path,
-         strerror(error));
+    fail("cannot start %s: %s", p.path, strerror(error));
 }
 
 /* The other side of start_program: this code runs in Python's program. */
 static void open_inherited(void)
 {
     char program[128] = "", preload[128] = "";
-    sscanf(getenv("RUN_LAUNCHER"), "%d %127s %127s", &self, program, preload);
+    sscanf(getenv("RUN_LAUNCHER"), "%d\n%127[^\n]\n%127[^\n]", &self, program, preload);
     unlink(program);
     unlink(preload);
     unsetenv("RUN_LAUNCHER");
-    char *others = strchr(getenv("LD_PRELOAD"), ':');
-    if (others)
-        setenv("LD_PRELOAD", others + 1, 1);
+    char *others = strchr(getenv("LD_PRELOAD"), ':') + 1;
+    if (*others)
+        setenv("LD_PRELOAD", others, 1);
     else
         unsetenv("LD_PRELOAD");
     open_pkg();
@@ -521,22 +528,27 @@ static int load_files(int workers)
     return workers;
 }
 
-static int launch(int argc, char **argv, char **unused)
+/* Takes the places of a closed stdin, stdout or stderr until all files are open. */
+static void reserve(void)
+{
+    int fd;
+    while ((fd = open("/", O_RDONLY | O_CLOEXEC)) >= 0 && fd < 3)
+        spare[n_spare++] = fd;
+    close(fd);
+}
+
+/* Opens this program and makes a file for each library in it -> what Python's symbols are in. */
+static void *load_python(char **argv, int *workers)
 {
     const Entry *program = NULL, *preload = NULL;
-    sigset_t interrupt; /* Ctrl-C waits until boot.py can take it: a traceback helps nobody */
-    sigemptyset(&interrupt);
-    sigaddset(&interrupt, SIGINT);
-    sigprocmask(SIG_BLOCK, &interrupt, NULL);
-    int preloaded = getenv("RUN_LAUNCHER") != NULL;
-    preloaded ? open_inherited() : open_self();
+    PRELOADED ? open_inherited() : open_self();
     for (const Entry *e = next_entry(NULL); e; e = next_entry(e)) {
         if (!strcmp(e->name, "python"))
             program = e;
         else if (!strcmp(e->name, "launcher.so"))
             preload = e;
     }
-    if (program && preload && !preloaded)
+    if (program && preload && !PRELOADED)
         start_program(program, preload, argv);
     for (const Entry *e = next_entry(NULL); e; e = next_entry(e)) {
         if (!strncmp(e->name, "libpython3.", 11) && strcmp(e->name, "libpython3.so"))
@@ -548,17 +560,29 @@ static int launch(int argc, char **argv, char **unused)
     }
     if (!base.entry || !(python.entry || program))
         fail("there is no Python in app.pkg");
-    int workers = fill_files();
-    void *library = RTLD_DEFAULT;
+    *workers = fill_files();
     fill(&base);
-    if (python.entry) {
-        fill(&python);
-        if (!(library = dlopen(python.path, RTLD_NOW | RTLD_GLOBAL)))
-            cannot_load(&python);
-    }
+    if (!python.entry)
+        return RTLD_DEFAULT;
+    fill(&python);
+    void *library = dlopen(python.path, RTLD_NOW | RTLD_GLOBAL);
+    if (!library)
+        cannot_load(&python);
+    return library;
+}
+
+static int launch(int argc, char **argv, char **unused)
+{
+    int workers;
+    sigset_t interrupt; /* Ctrl-C waits until boot.py can take it: a traceback helps nobody */
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(SIG_BLOCK, &interrupt, NULL);
+    reserve();
+    void *library = load_python(argv, &workers);
     int (*python_main)(int, char **) = (int (*)(int, char **))dlsym(library, "Py_BytesMain");
-    if (!python_main)
-        fail("Python does not start: %s", dlerror());
+    if (!python_main || argc < 1)
+        fail("Python does not start: %s", argc < 1 ? "it was called without a name" : dlerror());
     if (on_disk) {
         workers = load_files(workers);
         unlink(python.path);
@@ -576,7 +600,7 @@ static int launch(int argc, char **argv, char **unused)
     return python_main(n + argc - 1, args);
 }
 
-#ifdef PRELOADED
+#if PRELOADED
 typedef int Main(int, char **, char **);
 
 int __libc_start_main(Main *program_main, int argc, char **argv, void (*init)(void),

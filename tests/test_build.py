@@ -190,6 +190,7 @@ def test_closed_streams_and_a_deleted_file(executable, tmp_path):
     copy = shutil.copy(executable, tmp_path / "run")
     story = " ".join(STORY)
     assert start("sh", "-c", f'"$1" {story} <&-', "sh", copy).stdout == expected(*STORY)
+    assert start("sh", "-c", f'"$1" {story} <&- 2>&-', "sh", copy).stdout == expected(*STORY)
     assert start("sh", "-c", f'"$1" {story} >&-', "sh", copy).stdout == ""
     process = subprocess.Popen([copy, "-n", "24", "-t", "0"], stdout=subprocess.PIPE, text=True)
     os.unlink(copy)
@@ -558,6 +559,8 @@ def test_bare_debian_without_proc_and_memory_files(kind, request):
     listing = tmpfs + "trap 'ls /mnt/dev/shm' EXIT; "
     done = in_root("bookworm", program, *STORY, setup=listing.replace("exec ", ""))
     assert (done.returncode, done.stdout) == (0, expected(*STORY)), done.stderr
-    noexec = "mount -t tmpfs -o noexec none /mnt/dev/shm; "
-    done = in_root("bookworm", program, *STORY, setup=noexec, tmpdir="TMPDIR=/dev/shm")
+    noexec = "for d in dev/shm tmp var/tmp; do mount -t tmpfs -o noexec none /mnt/$d; done; "
+    done = in_root("bookworm", program, *STORY, setup=noexec)
     assert done.returncode != 0 and "TMPDIR" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = in_root("bookworm", program, *STORY, setup=noexec, tmpdir="TMPDIR=/srv")
+    assert (done.returncode, done.stdout) == (0, expected(*STORY)), done.stderr
