@@ -538,7 +538,7 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
                 raise ModelError("there is no tokenizer beside the model: give one with -z")
             files["tokenizer.bin"] = open_buffer(where)
         own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
-        if own and not len(own.pieces) == len(own.scores) == c.vocab_size:
+        if own and not len(own.pieces) == len(own.scores) == c.vocab_size > max(own.stops):
             raise ModelError(f"{len(own.pieces)} tokens, but the model has {c.vocab_size}: fix -z")
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None

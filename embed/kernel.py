@@ -10,6 +10,8 @@ import itertools
 import math
 import os
 import platform
+import shutil
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from run import Config, ModelError, QuantizedTensor, Transformer, Weights, extra
 
 ABI = 2  # of embed/kernels.c
 KEYS = 16  # positions side by side in its cache of keys
+PREFIX = "run-kernel-"  # of temporary directories
 MATRICES = "wq", "wk", "wv", "wo", "w1", "w2", "w3"
 SIZES = "dim", "hidden_dim", "n_heads", "n_kv_heads", "head_size", "context", "max_rows"
 POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
@@ -148,7 +151,10 @@ def load():
     """The library, its functions declared. ModelError says why there is none."""
     name = file_name()
     try:
-        kernel = ctypes.CDLL(str(library_path(name)))
+        path = Path(library_path(name))
+        kernel = ctypes.CDLL(str(path))
+        if path.parent.name.startswith(PREFIX) and os.name == "posix":
+            shutil.rmtree(path.parent)  # a loaded library needs no name
         for function, (result, *arguments) in FUNCTIONS.items():
             getattr(kernel, function).restype = result
             getattr(kernel, function).argtypes = arguments
@@ -169,22 +175,23 @@ def library_path(name):
     files = extra("payload").find_embedded()
     if name not in files:
         raise ModelError(f"there is no embed/{name}: compile it with make kernel")
-    if not hasattr(os, "memfd_create"):
+    system = ctypes.CDLL(None) if os.name == "posix" else None
+    create = getattr(os, "memfd_create", None) or getattr(system, "memfd_create", None)
+    if create is None:
         return temporary_copy(name, files[name])
-    memory = os.memfd_create(name)
+    memory = create(name.encode(), 0)
     os.write(memory, files[name])
     return f"/proc/self/fd/{memory}"
 
 
 def temporary_copy(name, data):
-    """A file of this content that goes away at exit, where the system allows that."""
-    import atexit
-    import shutil
-    import tempfile
+    """A file with this content, for systems without files in memory. load() removes it again.
 
-    folder = tempfile.mkdtemp(prefix="run-kernel-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder) / name
+    Windows keeps a loaded library's file: there the ones of earlier runs are removed instead.
+    """
+    for old in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+        shutil.rmtree(old, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX)) / name
     path.write_bytes(data)
     return path
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from run import LAYER, ModelError, QuantizedTensor, open_buffer, progress
+from run import LAYER, MAX_ROWS, ModelError, QuantizedTensor, open_buffer, progress
 
 NAMES = {*LAYER, "tok_emb", "final_norm", "wcls"}
 
@@ -65,18 +65,26 @@ def perplexity(model, path):
     tokens = model.tokenizer.encode(text, bos=False)
     if not tokens:
         raise ModelError(f"{path} has no text")
-    size, loss = model.context - 1, 0.0
-    starts = range(0, len(tokens), size) if size else []
-    for start in progress(starts, "reading the text"):
-        window = tokens[start : start + size]
-        logits = model.forward([model.tokenizer.bos, *window[:-1]], 0, last_only=False)
-        logits = logits - logits.max(axis=1, keepdims=True)
-        chosen = logits[np.arange(len(window)), window]
-        loss += float(np.sum(np.log(np.exp(logits).sum(axis=1)) - chosen))
-    if not np.isfinite(loss):
+    size, loss = max(1, model.context - 1), 0.0
+    for start in progress(range(0, len(tokens), size), "reading the text"):
+        loss += window_loss(model, tokens[start : start + size])
+    if not np.isfinite(loss) or loss > 700 * len(tokens):
         raise ModelError("the model computes NaN or infinity: its weights are damaged")
     bits = loss / np.log(2) / len(text.encode("utf-8", "surrogateescape"))
     return (
         f"perplexity {np.exp(loss / len(tokens)):.4f} per token, {bits:.4f} bits per byte "
         f"({len(tokens):,} tokens in windows of {model.context:,})"
     )
+
+
+@np.errstate(all="ignore")  # a damaged model ends in NaN, and perplexity says so
+def window_loss(model, tokens):
+    """-log p of each token after BOS and the ones before it, added up."""
+    inputs, loss = [model.tokenizer.bos, *tokens[:-1]], 0.0
+    for pos in range(0, len(tokens), MAX_ROWS):  # not all logits at once: there are vocab_size each
+        chosen = tokens[pos : pos + MAX_ROWS]
+        logits = model.forward(inputs[pos : pos + MAX_ROWS], pos, last_only=False)
+        logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(chosen)), chosen]
+        loss += float(losses.sum())
+    return loss
