@@ -98,8 +98,15 @@ def uniform(random, shape, scale):
 def build(name="mha", seed=0, vocab=None, **changes):
     """The named model. With a `vocab`, what is not text becomes unlikely (see `add_bias`)."""
     shape = replace(SHAPES[name], **changes)
-    random = np.random.RandomState(1000 * sorted(SHAPES).index(name) + seed)
-    model = Model(shape)
+    model = fill(shape, 1000 * sorted(SHAPES).index(name) + seed)
+    if vocab is not None:
+        add_bias(model, [i for i, kind in enumerate(vocab.types) if kind != NORMAL])
+    return model
+
+
+def fill(shape, seed):
+    """A Model of this shape with seeded weights."""
+    random, model = np.random.RandomState(seed), Model(shape)
     for key, size in shape.tensor_shapes().items():
         if key in NORMS:
             model.tensors[key] = 1 + uniform(random, size, 0.25)
@@ -107,8 +114,6 @@ def build(name="mha", seed=0, vocab=None, **changes):
             model.tensors[key] = uniform(random, size, 0.35)
         else:
             model.tensors[key] = uniform(random, size, 3.0 / np.sqrt(size[-1]))
-    if vocab is not None:
-        add_bias(model, [i for i, kind in enumerate(vocab.types) if kind != NORMAL])
     return model
 
 
@@ -212,6 +217,12 @@ def tiny_vocab(size=416, with_bytes=True):
     for rank, piece in enumerate(train_merges(TEXT, room) + characters):
         vocab.add(piece, NORMAL, -float(rank))
     return vocab
+
+
+def first_tokens(size):
+    """The first tokens of the tiny vocabulary: <unk>, <s>, </s> and some bytes."""
+    vocab = tiny_vocab()
+    return Vocab(vocab.pieces[:size], vocab.scores[:size], vocab.types[:size])
 
 
 def sentencepiece_vocab(processor):

@@ -438,10 +438,7 @@ def test_the_longest_length_is_not_believed(length):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_vocabularies_without_room_for_bos_and_eos(tmp_path, size):
     """Refused, or text comes: ids 1 and 2 are not believed to exist."""
-    vocab = models.tiny_vocab()
-    vocab.pieces, vocab.scores, vocab.types = (
-        column[:size] for column in (vocab.pieces, vocab.scores, vocab.types)
-    )
+    vocab = models.first_tokens(size)
     model = models.build("mha", vocab_size=size)
     for data, own in (
         (models.write_v0(model), vocab),

@@ -1,10 +1,14 @@
 """The transformer against the float64 reference: every shape, backend and way to feed it."""
 
+import math
+
 import models
 import numpy as np
 import pytest
 import reference
-from cli import VOCAB, assert_close, write_files
+from cli import VOCAB, assert_close, missing_kernel, write_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import run
 
@@ -173,3 +177,62 @@ def test_zero_activations(tmp_path, backend):
     for data in (models.write_v0(model), models.write_v2(model, 32)[0]):
         engine = load(tmp_path, data, backend)
         assert np.isfinite(engine.forward([7, 7, 7], 0)).all()
+
+
+@st.composite
+def any_shape(draw):
+    """A small legal shape: nothing is a multiple of what a vector register holds."""
+    kv_heads, repeat, pairs = (draw(st.integers(1, 5)) for _ in range(3))
+    return models.Shape(
+        dim=kv_heads * repeat * pairs * 2,
+        hidden_dim=draw(st.integers(1, 70)),
+        n_layers=draw(st.integers(1, 2)),
+        n_heads=kv_heads * repeat,
+        n_kv_heads=kv_heads,
+        vocab_size=draw(st.integers(3, 70)),
+        seq_len=draw(st.integers(1, 20)),
+        shared=draw(st.booleans()),
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("any")
+
+
+def assert_every_way(place, data, exact, group, tolerance):
+    """Token by token and at once, on each backend, against the reference."""
+    tokens = tokens_for(exact, exact.shape.seq_len) if exact.shape.vocab_size > 3 else [1, 2]
+    tokens = tokens[: exact.shape.seq_len]
+    want = reference.forward(exact, tokens, group)
+    path = write_files(place, data, vocab=models.first_tokens(exact.shape.vocab_size))
+    for backend in ["numpy"] if missing_kernel() else ["numpy", "c"]:
+        engine = run.load_model(path, backend=backend, threads=2)
+        assert_close(engine.forward(tokens, 0, last_only=False), want, tolerance)
+        got = [engine.forward([token], pos) for pos, token in enumerate(tokens)]
+        assert_close(np.array(got), want, tolerance)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shape=any_shape(), seed=st.integers(0, 1000))
+def test_any_shape_in_float32(place, shape, seed):
+    model = models.fill(shape, seed)
+    assert_every_way(place, models.write_v0(model), model, 0, 1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shape=any_shape(), seed=st.integers(0, 1000), data=st.data())
+def test_any_shape_in_int8(place, shape, seed, data):
+    """Any group size that fits: it may straddle rows, or be the whole row."""
+    groups = [g for g in range(2, 65) if fits(g, shape)]
+    if groups:
+        group = data.draw(st.sampled_from(groups))
+        file, exact = models.write_v2(models.fill(shape, seed), group)
+        assert_every_way(place, file, exact, group, 0.15)
+
+
+def fits(group, shape):
+    """Whether every tensor has whole groups, and every row a part of one above a single weight."""
+    matrices = [size for name, size in shape.tensor_shapes().items() if name not in models.NORMS]
+    whole = all(math.prod(size[-2:]) % group == 0 for size in matrices)
+    return whole and all(math.gcd(row, group) > 1 for row in (shape.dim, shape.hidden_dim))
