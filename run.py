@@ -590,7 +590,7 @@ def parse_args(argv):
     add("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin (else: in the model, beside it)")
     add("-j", "--threads", type=int, default=0, help="threads (else: one per core)")
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
-    add("-v", "--verbose", action="store_true", help="seed, times and backend on stderr")
+    add("-v", "--verbose", action="store_true", help="seed and backend on stderr")
     parser.set_defaults(task=tell, int8=False)
     try:
         argv, hint = extra("options").add_to(parser) + argv, "-h lists the options"
@@ -624,16 +624,16 @@ def tell(args):
     if len(times) > 4:  # the start, the prompt, two tokens or more, the end
         print(f"achieved tok/s: {(len(times) - 4) / (times[-2] - times[2]):f}", file=sys.stderr)
     if args.verbose:
-        start = f"seed {args.sampling['seed']}, first token after {times[2] - times[0]:.3f} s"
-        print(f"{start}, {model.backend}", file=sys.stderr)
+        print(f"seed {args.sampling['seed']}, {model.backend}", file=sys.stderr)
 
 
 def main(argv=None):
     """The command line; returns the exit status. Every failure is one line on stderr."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (print takes None for stdout)
-    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
-        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for stream, ends in (sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, "\n"):
+        if stream is not None:  # UTF-8 and the same bytes on every system
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         return args.task(args) or 0
