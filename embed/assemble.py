@@ -1,6 +1,6 @@
 """Assembles one-file executables for other systems, here, without running their code.
 
-    program, pkg = assemble("windows-x86_64", scratch, kernel="kernels-windows-x86_64.dll")
+    program, pkg = assemble("windows-x86_64", scratch)
 
 PyInstaller collects what the running interpreter imports, so it builds for its own system only.
 But its executables are a program and an archive, and both can be had for any system: the program
@@ -27,6 +27,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embed import compile as compiler
 from embed import freeze
 from embed.fetch import FetchError, PyPI, fetch
 
@@ -41,7 +42,7 @@ class Target:
 
     tag: str  # ends the names of extension modules
     library: str  # the interpreter's shared library
-    kernel: str  # the C kernel's file name
+    kernel: str  # compile.py's name of it
     bootloader: str = ""  # inside PyInstaller's wheel; none: our launcher
     separator: str = "/"
 
@@ -53,31 +54,27 @@ TARGETS = {
     "windows-x86_64": Target(
         ".cp311-win_amd64.pyd",
         bootloader="Windows-64bit-intel/run.exe",
-        kernel="kernels-windows-x86_64.dll",
+        kernel="windows-x86_64",
         **WINDOWS,
     ),
     "windows-arm64": Target(
         ".cp311-win_arm64.pyd",
         bootloader="Windows-64bit-arm/run.exe",
-        kernel="kernels-windows-aarch64.dll",
+        kernel="windows-aarch64",
         **WINDOWS,
     ),
     "linux-x86_64": Target(
         ".cpython-311-x86_64-linux-gnu.so",
-        kernel="kernels-linux-x86_64.so",
+        kernel="linux-x86_64",
         **LINUX,
     ),
     "linux-aarch64": Target(
         ".cpython-311-aarch64-linux-gnu.so",
-        kernel="kernels-linux-aarch64.so",
+        kernel="linux-aarch64",
         **LINUX,
     ),
-    "macos-arm64": Target(
-        tag=".cpython-311-darwin.so", kernel="kernels-macos-aarch64.dylib", **MACOS
-    ),
-    "macos-x86_64": Target(
-        tag=".cpython-311-darwin.so", kernel="kernels-macos-x86_64.dylib", **MACOS
-    ),
+    "macos-arm64": Target(tag=".cpython-311-darwin.so", kernel="macos-aarch64", **MACOS),
+    "macos-x86_64": Target(tag=".cpython-311-darwin.so", kernel="macos-x86_64", **MACOS),
 }
 
 # What freeze.py leaves out of this system's program, and the same in NumPy 1, which has numpy.core.
@@ -411,11 +408,17 @@ def add_project(code, run_py):
         code.add("embed/" + path.name, path.read_bytes(), "")
 
 
-def bundle(scratch, code, found, target, kernel):
-    """Writes extensions, libraries and the kernel to scratch -> [(path in the PKG, file, "")]."""
+def bundle(scratch, code, found, target):
+    """Writes extensions, libraries and perhaps the kernel -> [(path in the PKG, file)].
+
+    Where a bootloader unpacks the PKG into a directory, the kernel can be loaded from there; the
+    launcher unpacks into memory, and the kernel is a member of the zip.
+    """
     files = dict(code.extensions[n] for n in found if found[n] is None) | code.libraries
-    if kernel:
-        files["embed/" + target.kernel] = Path(kernel).read_bytes()
+    if target.bootloader:
+        with contextlib.suppress(compiler.CompileError):  # NumPy does its work
+            kernel = compiler.compile_kernel(target.kernel, scratch)
+            files[f"embed/{kernel.name}"] = kernel.read_bytes()
     return [(path, write_file(scratch, "files/" + path, files[path])) for path in sorted(files)]
 
 
@@ -425,14 +428,13 @@ def script_entries(scratch, *scripts):
         yield (script.stem, write_file(scratch, script.name, script.read_bytes()), False, "s")
 
 
-def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=False):
+def assemble(name, scratch, *, run_py=ENGINE, python=None, small=False):
     """Makes the two parts of the one-file executable for a system.
 
-    Args: target name; a scratch directory; the engine; the kernel compiled for the target, or
-    None; an archive with an interpreter instead of the pinned one; `small` compresses.
+    Args: target name; a scratch directory; the engine; an archive with an interpreter instead of
+    the pinned one; `small` compresses.
     Returns (bytes of the program, path of the PKG archive): the executable is the program, then
-    a zip with the model and, last, the PKG as app.pkg. On Linux the program is our launcher, and
-    the kernel belongs into the zip; elsewhere it is PyInstaller's, and the kernel is in the PKG.
+    a zip with the model, on Linux the kernel, and last the PKG as app.pkg.
     Raises AssembleError, FetchError, compile.CompileError: one line for the user.
     """
     if name not in TARGETS:
@@ -453,9 +455,9 @@ def assemble(name, scratch, *, run_py=ENGINE, kernel=None, python=None, small=Fa
         entries = [*loader_entries(scratch, wheel, code), *scripts]
     else:
         program = freeze.compile_launcher(scratch, name).read_bytes()
-        entries, kernel = list(script_entries(scratch, run_py)), None
+        entries = list(script_entries(scratch, run_py))
     entries.append(("base_library.zip", str(scratch / "base_library.zip"), small, "x"))
-    for path, file in bundle(scratch, code, found, target, kernel):
+    for path, file in bundle(scratch, code, found, target):
         entries.append((path.replace("/", target.separator), file, small, "b"))
     pyz = write_pyz(scratch, pyz_writer, code, found, base, small)
     entries += [("PYZ.pyz", pyz, False, "z"), ("X utf8=1", "", False, "o")]

@@ -32,7 +32,7 @@ BLOCK = 4096  # programs start and end on such boundaries, for dd
 SCRIPT = 4096  # bytes of the script
 DOS = 0x3C  # bytes of the DOS header that the first line may use
 INDEX = "universal.json"  # the member that says what --assimilate needs to know
-FIRST_LINE = 'MZ=;eval "$(head -c%d "$0"|tail -c%d)";exit\n'
+FIRST_LINE = 'MZ=;eval "$(head -c%d "$0"|tail -c%d)";exit 1\n'
 
 # system -> what `uname -sm` prints there, and the loader that its programs need
 UNAME = {

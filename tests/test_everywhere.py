@@ -485,6 +485,13 @@ def test_assimilate(com, texts, home, tmp_path):
     assert again.returncode == 1 and b"universal files" in again.stderr
 
 
+def test_found_by_bash_alone(com, home):
+    """`bash run.com` looks in PATH, too, but does not tell where it found the file: it fails."""
+    path = {"PATH": f"{com.parent}:{PATHS}"}
+    done = launch("bash", "run.com", *STORY, env=home | path, cwd="/")
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
 def test_parts_for_windows(com, exe):
     """What --assimilate takes for Windows is the bootloader as PyInstaller made it."""
     head, pkg = universal.parts(pack.Archive(com), "windows-x86_64")
@@ -571,6 +578,12 @@ def test_windows_embed(wine, exe, other, tmp_path):
     assert done.returncode == 0, done.stderr
     expected = text_of(run_cli(other, *STORY))
     assert windows_text(wine(tmp_path / "new.exe", *STORY)) == expected
+
+
+def test_windows_assimilate(wine, com, texts, tmp_path):
+    done = wine(com, "--assimilate", "-o", "plain.exe", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert windows_text(wine(tmp_path / "plain.exe", *STORY)) == texts[STORY]
 
 
 def test_windows_leaves_nothing(wine, exe, texts, tmp_path):
