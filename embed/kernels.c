@@ -205,38 +205,51 @@ enum { MAX_THREADS = 256, SPINS = 2000 };  /* a spin is 10 to 40 ns: some tens o
 typedef void Task(void *arg, int chunk, int thread);
 typedef struct Pool Pool;
 typedef struct {
+    _Atomic uint64_t share; /* of the job: its number << 32 | next chunk << 16 | end */
     Pool *pool;
-    int index;
     Thread thread;
+    int index, started;
+    char line[64]; /* no two of them in one cache line */
 } Worker;
 
-/* A job is a number of chunks. Whoever is free takes the next one; the caller works too, and waits only for chunks
- * that were taken, never for a thread that has not come. The words written by many have a cache line each. */
+/* A job is a number of chunks. Every thread, the caller too, has its share of them and takes it from the front, so that
+ * it reads memory in order; who is done takes from the back of the others'. The caller waits for chunks that were
+ * taken, never for a thread that has not come. */
 struct Pool {
-    _Atomic uint64_t ticket;     /* job number << 32 | chunks not yet taken */
-    char line1[56];
     _Atomic uint32_t unfinished; /* chunks not yet done; the caller sleeps on it */
-    char line2[60];
-    _Atomic uint32_t jobs;       /* job number; idle workers sleep on it */
+    char line1[60];
+    _Atomic uint32_t jobs;       /* how many there were; idle workers sleep on it */
     _Atomic uint32_t sleepers, caller_sleeps, stop, busy;
-    char line3[44];
+    char line2[44];
     Task *task;
     void *arg;
-    int chunks, threads, wanted; /* threads: workers and the caller */
+    int threads;
     long process;
-    Worker workers[];
+    Worker workers[]; /* the caller is the first */
 };
 
-/* Takes chunks of the current job until none is left. The job's fields may be read once a chunk is ours: the job
- * cannot end before that chunk is done. */
+enum { MAX_CHUNKS = 0xffff };
+
+/* Takes the first or the last chunk of a share; -1 if there is none. */
+static int take(Worker *from, int last) {
+    uint64_t share = atomic_load(&from->share);
+    for (;;) {
+        int next = (int)(share >> 16 & MAX_CHUNKS), end = (int)(share & MAX_CHUNKS);
+        if (next >= end) return -1;
+        if (atomic_compare_exchange_weak(&from->share, &share, last ? share - 1 : share + (1 << 16)))
+            return last ? end - 1 : next;
+    }
+}
+
+/* Works until all chunks are taken. The job may be read once a chunk is ours: it cannot end before that is done. */
 static void work(Pool *pool, int thread) {
-    uint64_t ticket = atomic_load(&pool->ticket);
-    while ((uint32_t)ticket != 0) {
-        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - 1)) continue;
-        pool->task(pool->arg, pool->chunks - (int)(uint32_t)ticket, thread);
-        if (atomic_fetch_sub(&pool->unfinished, 1) == 1 && atomic_load(&pool->caller_sleeps))
-            wake_all(&pool->unfinished);
-        ticket = atomic_load(&pool->ticket);
+    for (int i = 0; i < pool->threads; i++) {
+        Worker *from = &pool->workers[(thread + i) % pool->threads];
+        for (int chunk; (chunk = take(from, i > 0)) >= 0;) {
+            pool->task(pool->arg, chunk, thread);
+            if (atomic_fetch_sub(&pool->unfinished, 1) == 1 && atomic_load(&pool->caller_sleeps))
+                wake_all(&pool->unfinished);
+        }
     }
 }
 
@@ -264,14 +277,15 @@ static THREAD_RESULT worker_main(void *arg) {
 
 /* Also called in a forked child, where only the calling thread is left. */
 static void pool_start(Pool *pool) {
-    int wanted = pool->wanted;
-    memset(pool, 0, sizeof(Pool));
-    pool->wanted = wanted;
+    int threads = pool->threads;
+    memset(pool, 0, sizeof(Pool) + (size_t)threads * sizeof(Worker));
+    pool->threads = threads;
     pool->process = process_id();
-    for (pool->threads = 1; pool->threads < wanted; pool->threads++) {
-        Worker *w = &pool->workers[pool->threads];
-        *w = (Worker){.pool = pool, .index = pool->threads};
-        if (!thread_start(&w->thread, worker_main, w)) break; /* fewer than asked for is fine */
+    for (int i = 1; i < threads; i++) {
+        Worker *w = &pool->workers[i];
+        w->pool = pool;
+        w->index = i;
+        w->started = thread_start(&w->thread, worker_main, w); /* where not, the others do its share */
     }
 }
 
@@ -280,7 +294,7 @@ EXPORT void *pool_new(int32_t threads) {
     threads = smaller(larger(threads, 1), MAX_THREADS);
     Pool *pool = malloc(sizeof(Pool) + (size_t)threads * sizeof(Worker));
     if (pool == NULL) return NULL;
-    pool->wanted = threads;
+    pool->threads = threads;
     pool_start(pool);
     return pool;
 }
@@ -292,23 +306,27 @@ EXPORT void pool_free(void *p) {
         atomic_store(&pool->stop, 1);
         atomic_fetch_add(&pool->jobs, 1);
         wake_all(&pool->jobs);
-        for (int i = 1; i < pool->threads; i++) thread_join(pool->workers[i].thread);
+        for (int i = 1; i < pool->threads; i++)
+            if (pool->workers[i].started) thread_join(pool->workers[i].thread);
     }
     free(pool);
 }
 
-static int pool_threads(const Pool *pool) { return pool == NULL ? 1 : pool->wanted; }
+static int pool_threads(const Pool *pool) { return pool == NULL ? 1 : pool->threads; }
 
 /* Runs task(arg, chunk, thread) for every chunk < chunks; returns when all are done. Inline when there is one chunk or
  * one thread, or when another thread is using the pool. */
 static void parallel(Pool *pool, Task *task, void *arg, int chunks) {
-    if (chunks > 1 && pool != NULL && pool->wanted > 1 && !atomic_exchange(&pool->busy, 1)) {
+    int threads = pool_threads(pool);
+    if (threads > 1 && chunks > 1 && chunks <= MAX_CHUNKS && !atomic_exchange(&pool->busy, 1)) {
+        uint32_t job = atomic_load(&pool->jobs) + 1;
         pool->task = task;
         pool->arg = arg;
-        pool->chunks = chunks;
-        uint32_t job = atomic_load(&pool->jobs) + 1;
         atomic_store(&pool->unfinished, (uint32_t)chunks);
-        atomic_store(&pool->ticket, (uint64_t)job << 32 | (uint32_t)chunks);
+        for (int i = 0; i < threads; i++) {
+            uint64_t next = (uint64_t)chunks * i / threads, end = (uint64_t)chunks * (i + 1) / threads;
+            atomic_store(&pool->workers[i].share, (uint64_t)job << 32 | next << 16 | end);
+        }
         atomic_store(&pool->jobs, job);
         if (atomic_load(&pool->sleepers)) wake_all(&pool->jobs);
         work(pool, 0);
@@ -323,7 +341,7 @@ static void parallel(Pool *pool, Task *task, void *arg, int chunks) {
 /* Threads do not survive fork: the child starts its own. */
 static Pool *usable(void *p) {
     Pool *pool = p;
-    if (pool != NULL && pool->wanted > 1 && pool->process != process_id()) {
+    if (pool != NULL && pool->threads > 1 && pool->process != process_id()) {
         waiting_after_fork();
         pool_start(pool);
     }
