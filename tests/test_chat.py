@@ -283,17 +283,17 @@ TEMPLATES = {
 }
 
 
-def chat_vocab():
-    """The tiny vocabulary and ChatML's two control tokens."""
+def chat_vocab(kind=models.CONTROL):
+    """The tiny vocabulary and ChatML's two special tokens."""
     vocab = models.tiny_vocab()
-    vocab.add("<|im_start|>", models.CONTROL)
-    vocab.add("<|im_end|>", models.CONTROL)
+    vocab.add("<|im_start|>", kind)
+    vocab.add("<|im_end|>", kind)
     return vocab
 
 
-def template_file(directory, template, seq_len=256):
+def template_file(directory, template, seq_len=256, kind=models.CONTROL):
     """A GGUF with the template that answers "Yes!" and then its end token."""
-    vocab = chat_vocab()
+    vocab = chat_vocab(kind)
     end = vocab.id("<|im_end|>") if "im_end" in (template or "") else EOS
     last = vocab.id("]") if template in (None, LLAMA2) else vocab.id("<0x0A>")
     y, e, s, bang = map(vocab.id, "Yes!")
@@ -343,6 +343,14 @@ def test_template_with_a_system_prompt(tmp_path, monkeypatch, name):
     shown = show(tokens, chat_vocab())
     assert plain(shown).split("Yes!")[0] == plain(want)
     assert tokens[0] == 1
+
+
+def test_special_tokens_may_be_user_defined(tmp_path, monkeypatch):
+    """Many converters mark ChatML's two tokens as type 4."""
+    path = template_file(tmp_path, CHATML, kind=models.USER)
+    tokens = forwarded(monkeypatch, path, "-y", "Be brief.", "-i", "hello")
+    start, end = len(VOCAB), len(VOCAB) + 1
+    assert [token for token in tokens if token >= start][:5] == [start, end, start, end, start]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -410,7 +418,10 @@ def test_braces_are_text(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_when_the_context_is_full_the_oldest_turns_fall_out(tmp_path, monkeypatch, name):
-    """What is read anew is a whole conversation: the system prompt, the latest turns, in order."""
+    """What is read anew is a whole conversation: the system prompt, the latest turns, in order.
+
+    A quarter of the context is free afterwards, or the next turn would read everything again.
+    """
     template, first, plain_first, _ = TEMPLATES[name]
     path = template_file(tmp_path, template, seq_len=320)
     calls, forward = [], run.Transformer.forward
@@ -426,7 +437,7 @@ def test_when_the_context_is_full_the_oldest_turns_fall_out(tmp_path, monkeypatc
         [str(path), "-m", "chat", "-t", "0", "-y", "Be brief.", "--backend", "numpy"]
     )
     again = [tokens for pos, tokens in calls if pos == 0][1:]
-    assert again and all(len(tokens) <= 320 for tokens in again)
+    assert again and all(len(tokens) <= 240 for tokens in again)
     for tokens in again:
         shown = show(tokens, chat_vocab())
         turns = [int(number) for number in re.findall(r"turn (\d+)", shown)]

@@ -97,7 +97,8 @@ def test_quantize_is_runq_s_rule():
     random = np.random.RandomState(0)
     x = random.standard_normal((6, 128)).astype(np.float32)
     x[1] = 0
-    x[2, :32] = np.arange(32) - 15.5  # halves: away from zero, not to even
+    x[2, :32] = np.arange(32) - 15.5  # with a scale of 1, halves: away from zero, not to even
+    x[2, 31] = 127
     q, scales = models.quantize_groups(x.reshape(-1, 32))
     got = run.quantize(x, 32)
     if isinstance(got, tuple):

@@ -76,6 +76,12 @@ def test_topp_never_leaves_the_nucleus():
     assert {sampler.sample(logits.copy()) for _ in range(100)} == {0}
 
 
+def test_topp_must_be_exceeded_not_reached():
+    """Four tokens of exactly 1/4: two of them reach 0.5, the third exceeds it, as in run.c."""
+    sampler = run.Sampler(1.0, 0.5, 3)
+    assert {sampler.sample(np.zeros(4, np.float32)) for _ in range(200)} == {0, 1, 2}
+
+
 def test_topp_of_equal_probabilities_has_a_candidate():
     """p = 1/n is below (1 - topp)/(n - 1) for a tiny topp: run.c would read before its buffer."""
     for topp in (1e-7, 1e-3, 0.01):
