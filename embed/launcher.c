@@ -106,6 +106,11 @@ typedef struct {
     uint16_t count[16], symbols[288];
 } Huffman;
 
+static void damaged(void)
+{
+    fail("this file is damaged");
+}
+
 static void refill(Stream *s)
 {
     while (s->n_bits <= 56 && s->in < s->end) {
@@ -118,6 +123,8 @@ static unsigned take(Stream *s, int n)
 {
     if (s->n_bits < n)
         refill(s);
+    if (s->n_bits < n)
+        damaged();
     unsigned value = s->bits & ((1u << n) - 1);
     s->bits >>= n;
     s->n_bits -= n;
@@ -154,8 +161,7 @@ static int decode(Stream *s, const Huffman *h)
         refill(s);
     unsigned found = h->fast[s->bits & ((1 << FAST) - 1)];
     if (found) {
-        s->bits >>= found & 15;
-        s->n_bits -= found & 15;
+        take(s, found & 15);
         return found >> 4;
     }
     int code = 0, first = 0, index = 0; /* canonical codes: count up, length by length */
@@ -167,7 +173,7 @@ static int decode(Stream *s, const Huffman *h)
         first = (first + h->count[length]) << 1;
         code <<= 1;
     }
-    fail("this file is damaged");
+    damaged();
     return -1;
 }
 
@@ -205,18 +211,18 @@ static void inflate_block(Stream *s, const Huffman *literal, const Huffman *dist
     for (int symbol; (symbol = decode(s, literal)) != 256;) {
         if (symbol < 256) {
             if (s->out == s->limit)
-                fail("this file is damaged");
+                damaged();
             *s->out++ = symbol;
             continue;
         }
         if (symbol > 285)
-            fail("this file is damaged");
+            damaged();
         int length = base[symbol - 257] + take(s, extra[symbol - 257]);
         int d = decode(s, distance), back = d + 1;
         if (d > 3) /* 4, 5: 1 extra bit, 6, 7: 2 bits, ... */
             back = ((2 + (d & 1)) << (d / 2 - 1)) + 1 + take(s, d / 2 - 1);
         if (back > s->out - s->start || length > s->limit - s->out)
-            fail("this file is damaged");
+            damaged();
         for (; length--; s->out++)
             *s->out = s->out[-back];
     }
@@ -232,6 +238,8 @@ static void inflate(const uint8_t *in, size_t packed, uint8_t *out, size_t size)
         if (type == 0) {
             take(&s, s.n_bits & 7);
             unsigned n = take(&s, 16);
+            if (n > s.limit - s.out)
+                damaged();
             for (take(&s, 16); n--;)
                 *s.out++ = take(&s, 8);
             continue;
@@ -249,7 +257,7 @@ static void inflate(const uint8_t *in, size_t packed, uint8_t *out, size_t size)
         inflate_block(&s, &literal, &distance);
     }
     if (s.out != s.limit)
-        fail("this file is damaged");
+        damaged();
 }
 
 /* ------------------------------------------------------------------ finding app.pkg */

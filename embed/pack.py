@@ -82,13 +82,18 @@ class Archive:
 
     def __init__(self, path):
         self.path = Path(path)
-        with opened(self.path) as file:
-            count, start, shift = self.find_directory(file)
-            file.seek(start)
-            found = sorted(
-                (self.read_entry(file, shift) for _ in range(count)), key=lambda e: e.header
-            )
-            self.entries = {e.name: self.locate(file, e) for e in found}
+        try:
+            with opened(self.path) as file:
+                self.read_directory(file)
+        except (struct.error, ValueError, OSError, OverflowError, MemoryError):
+            raise PackError(f"{path}: its zip directory is damaged: copy it again") from None
+
+    def read_directory(self, file):
+        """Finds all entries, and where their data stand."""
+        count, start, shift = self.find_directory(file)
+        file.seek(start)
+        found = sorted((self.read_entry(file, shift) for _ in range(count)), key=lambda e: e.header)
+        self.entries = {e.name: self.locate(file, e) for e in found}
         self.head_size = min((e.header for e in found), default=start)
 
     def find_directory(self, file):
@@ -111,12 +116,12 @@ class Archive:
     def read_entry(self, file, shift):
         fields = CENTRAL.unpack(file.read(CENTRAL.size))
         if fields[0] != b"PK\1\2":
-            raise PackError(f"{self.path}: its zip directory is damaged")
+            raise struct.error("no entry here")
         method, crc, packed, size = fields[4], *fields[7:10]
         lengths, header = fields[10:13], fields[16]
         name = file.read(lengths[0]).decode()
         wide = iter(extra_field(file.read(lengths[1]), 1))
-        size, packed, header = (next(wide) if v == LIMIT else v for v in (size, packed, header))
+        size, packed, header = (next(wide, v) if v == LIMIT else v for v in (size, packed, header))
         file.seek(lengths[2], os.SEEK_CUR)
         return Entry(name, method, crc, packed, size, header + shift)
 
