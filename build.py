@@ -65,7 +65,10 @@ def model_members(options, scratch):
     if data:
         members.append(Member("tokenizer.bin", data))
     if options.args:
-        engine.parse_args(shlex.split(options.args))  # a bad flag ends the build with one line
+        try:
+            engine.parse_args(shlex.split(options.args))  # a bad flag ends the build with one line
+        except ValueError as error:
+            raise BuildError(f"--args {options.args}: {error}") from None
         members.append(Member("args.txt", options.args.encode() + b"\n"))
     return members
 
@@ -80,21 +83,22 @@ def import_engine():
 
 
 def to_int8(engine, model, is_gguf, scratch):
-    """Writes a float32 llama2.c model in int8 groups -> its path; one in int8 already stays."""
+    """Writes a model with its float matrices in int8 -> its path; one in int8 already stays."""
     from embed import quantize
 
-    if is_gguf:
-        raise BuildError(
-            "--int8 stores llama2.c models only: pack this GGUF as it is, with --args=--int8"
-        )
-    config, weights, kind, _ = engine.read_model(engine.open_buffer(model))
-    if isinstance(weights.tok_emb, engine.QuantizedTensor):
-        say(f"{model} is in int8 already ({kind})")
-        return model
     say("rounding the weights to int8")
-    target = Path(scratch) / "model.int8.bin"
-    quantize.write_v2(target, config, weights)
-    return target
+    target, buffer = Path(scratch) / "model.int8.bin", engine.open_buffer(model)
+    try:
+        config, weights, kind, _ = engine.read_model(buffer)
+        if is_gguf:
+            changed = quantize.write_gguf(target, buffer)
+        elif changed := not isinstance(weights.tok_emb, engine.QuantizedTensor):
+            quantize.write_v2(target, config, weights)
+    except engine.ModelError as error:
+        raise BuildError(f"{model}: {error}") from None
+    if not changed:
+        say(f"with {model} as it is: it holds no float matrices ({kind})")
+    return target if changed else model
 
 
 def kernel_members(targets, scratch):

@@ -1,11 +1,15 @@
-"""Round a float32 model to int8 groups, as llama2.c's version 2 stores it."""
+"""Round a model to int8 groups: in memory, as llama2.c's version 2, or as GGUF's Q8_0."""
 
 import math
 import struct
 
-from run import ModelError, QuantizedTensor, progress
+import numpy as np
+
+from run import GGUF, GGUF_TYPES, ModelError, QuantizedTensor, progress
 
 SIZES = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"
+FLOATS = 0, 1, 30  # F32, F16, BF16 among GGUF_TYPES
+Q8_0 = np.dtype(GGUF_TYPES[8][2])
 
 
 def group_size(config):
@@ -53,3 +57,44 @@ def write_v2(path, config, weights):
             int8 = QuantizedTensor.from_rows(lambda i, j, w=w: w[i:j], w.shape, group)
             file.write(int8.q.tobytes())
             file.write(int8.scales.astype("<f4").tobytes())
+
+
+def write_gguf(path, buffer):
+    """Write a GGUF with its float matrices as Q8_0 and all else unchanged -> how many they were."""
+    old = GGUF(buffer)
+    data, rows = old.buffer, []
+    sizes = [len(name.encode("utf-8", "surrogateescape")) for name in old.infos]
+    header = (
+        old.offset - sum(24 + n for n in sizes) - 8 * sum(len(i[0]) for i in old.infos.values())
+    )
+    for name, (shape, kind, offset) in list(old.infos.items()):
+        _, block, dtype, _ = GGUF_TYPES[kind]
+        size = math.prod(shape) // block * np.dtype(dtype).itemsize
+        to_int8 = kind in FLOATS and len(shape) == 2 and shape[1] % 32 == 0
+        new = math.prod(shape) // 32 * Q8_0.itemsize if to_int8 else size
+        rows.append((name, shape, 8 if to_int8 else kind, old.start + offset, size, new))
+    align = old.meta.get("general.alignment", 32)
+    with open(path, "wb") as file:
+        file.write(data[:header])
+        place = 0
+        for name, shape, kind, _, _, new in rows:
+            text = name.encode("utf-8", "surrogateescape")
+            file.write(struct.pack("<Q", len(text)) + text + struct.pack("<I", len(shape)))
+            file.write(struct.pack(f"<{len(shape)}QIQ", *shape[::-1], kind, place))
+            place += new + -new % align
+        for name, shape, kind, start, size, _ in progress(rows, "rounding the weights"):
+            file.write(bytes(-file.tell() % align))
+            if kind != old.infos[name][1]:
+                matrix = old.tensor(name.removesuffix(".weight"), *shape)
+                file.write(q8_0_blocks(matrix))
+            else:
+                file.write(data[start : start + size])
+    return sum(new != size for *_, size, new in rows)
+
+
+def q8_0_blocks(matrix):
+    """A float32 matrix as GGUF's blocks of a float16 scale and 32 int8."""
+    int8 = QuantizedTensor.from_rows(lambda i, j: matrix[i:j], matrix.shape, 32)
+    blocks = np.empty(int8.scales.shape, Q8_0)
+    blocks["d"], blocks["q"] = int8.scales, int8.q
+    return blocks.tobytes()

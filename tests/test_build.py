@@ -379,6 +379,25 @@ def test_default_flags_and_int8(tmp_path):
     assert size < (tmp_path / "model.bin").stat().st_size / 3
 
 
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
+def test_int8_gguf(tmp_path, kind):
+    import numpy as np
+
+    import run
+    from embed import quantize
+
+    data, exact = models.write_gguf(models.build(), kind, vocab=VOCAB)
+    changed = quantize.write_gguf(tmp_path / "new.gguf", memoryview(data))
+    assert bool(changed) == (kind != "Q8_0")
+    _, weights, described, tokenizer = run.read_model(run.open_buffer(tmp_path / "new.gguf"))
+    assert tokenizer is not None and "Q8_0" in described and "F16" not in described
+    want, got = exact.tensors["w1"][1], weights.layers[1].w1
+    bound = np.abs(want).max() / 127 * (0.57 if changed else 0)  # the scale is a float16
+    assert np.abs(got[:] - want).max() <= bound
+    if not changed:
+        assert (tmp_path / "new.gguf").read_bytes() == data
+
+
 def test_bad_inputs_end_in_one_line(tmp_path):
     model = write_files(tmp_path, models.build())
     out = ["-o", tmp_path / "new"]
@@ -390,6 +409,7 @@ def test_bad_inputs_end_in_one_line(tmp_path):
     assert "nothing" in error_of(*command, "--model", model, "-z", tmp_path / "nothing", *out)
     error = error_of(*command, "--model", model, "--args=--frobnicate", *out, status=2)
     assert "frobnicate" in error
+    assert "quot" in error_of(*command, "--model", model, "--args", "-i 'x", *out)
     target = error_of(*command, "--model", model, "--target", "plan9-mips", *out)
     assert "plan9-mips" in target
     assert not (tmp_path / "new").exists()
