@@ -61,6 +61,17 @@ def run_shell(command):
     return subprocess.run(shell, capture_output=True, check=False, env=CLEAN, timeout=60)
 
 
+def peak_memory(*arguments):
+    """The most resident memory, in bytes, of a run that must succeed."""
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True)\n"
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
+    command = [sys.executable, "-c", code, sys.executable, ROOT / "run.py", *map(str, arguments)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, env=CLEAN, timeout=120
+    )
+    return 1024 * int(done.stderr.split()[-1])
+
+
 def text(argument):
     return argument if isinstance(argument, (str, bytes, os.PathLike)) else str(argument)
 

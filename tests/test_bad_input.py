@@ -9,7 +9,7 @@ import tracemalloc
 import models
 import numpy as np
 import pytest
-from cli import ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
+from cli import ROOT, VOCAB, assert_one_line_error, peak_memory, run_cli, run_shell, write_files
 
 import run
 
@@ -145,6 +145,14 @@ def test_a_huge_context_is_not_allocated(kind, tmp_path):
         assert_one_line_error(done, "2,147,483,647")
     done = run_cli(path, "-n", "0", memory=MEMORY)
     assert_one_line_error(done, "2,147,483,647")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_a_long_context_is_not_paid_for_in_advance(tmp_path):
+    """A header may say 4 million tokens: memory is taken as the text grows."""
+    model = models.build("gqa-tied", vocab=VOCAB, seq_len=1 << 22)
+    path = write_files(tmp_path, models.write_v1(model))
+    assert peak_memory(path, "-m", "chat") < 200e6
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (4, 3), (2, 4), (64, 64), (5, 1)], ids=str)

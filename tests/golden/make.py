@@ -92,6 +92,14 @@ def model_bytes(name, group):
     return models.write_v2(model, group)[0] if group else models.write_v0(model)
 
 
+DEFAULT = [
+    ["-t", "0"],
+    ["-s", "1"],
+    ["-s", "2", "-n", "120", "-i", "Once upon a time"],
+    ["-s", "3", "-t", "0.7", "-p", "0.95", "-n", "200", "-i", "One day, a little"],
+]  # flags for the default model
+
+
 def compile_reference(directory):
     """run, runq and probe, in `directory`."""
     for name in ("run", "runq"):
@@ -119,6 +127,19 @@ def record_runs(directory):
         yield line | {"sha256": digest, "stdout": stdout.decode()}
 
 
+def record_default(directory):
+    """embed/model.bin, if it is of a version that the reference reads."""
+    path = HERE.parent.parent / "embed" / "model.bin"
+    data = path.read_bytes() if path.exists() else b"24ka\1"
+    engine = "run" if data[:4] != b"24ka" else {2: "runq"}.get(data[4])
+    for flags in DEFAULT if engine else []:
+        files = (path, "-z", path.with_name("tokenizer.bin"))
+        line = {"engine": engine, "model": "default", "args": flags}
+        digest = hashlib.sha256(data).hexdigest()
+        stdout = ask(directory, engine, *files, *flags)
+        yield line | {"sha256": digest, "stdout": stdout.decode()}
+
+
 def record_tokens(directory):
     for text in TEXTS:
         ids = ask(directory, "probe", "encode", "tiny.tok", 416, stdin=text.encode())
@@ -140,6 +161,7 @@ def main():
         ("run_c", record_runs),
         ("tokens", record_tokens),
         ("samples", record_samples),
+        ("default", record_default),
     ):
         lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in record(directory)]
         (HERE / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
