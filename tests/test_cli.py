@@ -302,7 +302,7 @@ def test_ppl_of_no_text(tiny, tmp_path, content):
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
 def test_memory_is_the_weights_the_cache_and_little_more(tmp_path, backend):
     """At most 60 MB more. All weights are zero: a file with a hole, which is mapped as zeros."""
-    shape = models.Shape(512, 1376, 8, 8, 8, len(VOCAB), 1024)
+    shape = models.Shape(512, 1376, 6, 8, 8, len(VOCAB), 1024)
     size = 28 + 4 * sum(map(math.prod, shape.tensor_shapes().values())) + 4 * 1024 * 64
     path = write_files(tmp_path, models.header(shape))
     os.truncate(path, size)

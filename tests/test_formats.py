@@ -371,3 +371,53 @@ def test_float32_weights_are_not_copied(tmp_path):
         _, weights, _, _ = run.read_model(data)
         for w in (weights.tok_emb, weights.wcls, *(layer.w1 for layer in weights.layers)):
             assert start <= w.ctypes.data < end
+
+
+# ------------------------------------------------------------------------------------------------
+# Files written in int8
+
+
+@pytest.mark.parametrize(
+    ("name", "group"), [("mha", 32), ("untied", 32), ("odd", 4), ("blocks", 64)]
+)
+def test_version_2_files_are_written_as_the_exporter_does(tmp_path, name, group):
+    """Byte for byte what tests/models.py writes after the format's description."""
+    config, weights, _, _ = run.read_model(models.write_v0(models.build(name)))
+    run.extra("quantize").write_v2(tmp_path / "int8.bin", config, weights)
+    assert (tmp_path / "int8.bin").read_bytes() == models.write_v2(models.build(name), group)[0]
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "mixed"])
+@pytest.mark.parametrize("alignment", [32, 64])
+def test_ggufs_are_written_as_q8_0(tmp_path, kind, alignment):
+    """Float matrices become Q8_0; the rest, metadata and tokenizer stay as they are."""
+    types = GGUF_TYPES[kind]
+    model = models.build("blocks", vocab=VOCAB)
+    data, exact = models.write_gguf(model, types, VOCAB, "a template", alignment=alignment)
+    path = tmp_path / "int8.gguf"
+    run.extra("quantize").write_gguf(path, memoryview(data))
+    _, weights, _, tokenizer = run.read_model(path.read_bytes())
+    for name in models.LAYER_TENSORS:
+        want = exact.tensors[name]
+        got = np.array([values(getattr(layer, name)) for layer in weights.layers])
+        steps = np.abs(want.reshape(-1, 32)).max(axis=1) / 127
+        error = np.abs(got - want).reshape(-1, 32).max(axis=1)
+        assert (error <= steps * 0.57).all()  # half a step, and a scale rounded to float16
+    package = gguf.GGUFReader(path)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in package.tensors}
+    assert kinds["output_norm.weight"] == "F32" and kinds["blk.0.attn_v.weight"] == "Q8_0"
+    before = gguf.GGUFReader(write_files(tmp_path, data, vocab=None))
+    assert list(package.fields) == list(before.fields)
+    for name, field in before.fields.items():
+        assert package.fields[name].contents() == field.contents()
+    assert tokenizer.template == "a template"
+    assert tokenizer.encode("Once upon") == reference.encode(VOCAB, "Once upon")
+
+
+def test_int8_at_load_of_a_gguf(tmp_path, backend):
+    """--int8 rounds what is float; what is int8 stays."""
+    data, exact = models.write_gguf(models.build("blocks"), GGUF_TYPES["mixed"], VOCAB)
+    engine = run.load_model(write_files(tmp_path, data, None), backend=backend, int8=True)
+    tokens = np.random.RandomState(3).randint(3, 416, 30).tolist()
+    want = reference.forward(exact, tokens)
+    assert_close(engine.forward(tokens, 0, last_only=False), want, 0.15)
