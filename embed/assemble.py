@@ -42,39 +42,26 @@ class Target:
 
     tag: str  # ends the names of extension modules
     library: str  # the interpreter's shared library
-    kernel: str  # compile.py's name of it
-    bootloader: str = ""  # inside PyInstaller's wheel; none: our launcher
-    separator: str = "/"
+    kernel: str  # the system's name in compile.py
+    bootloader: str = ""  # in PyInstaller's wheel; none: our launcher
+
+    @property
+    def separator(self):
+        return "\\" if self.library.endswith(".dll") else "/"
 
 
-WINDOWS = {"library": "python311.dll", "separator": "\\"}
-LINUX = {"library": "libpython3.11.so.1.0"}
-MACOS = {"library": "libpython3.11.dylib", "bootloader": "Darwin-64bit/run"}
+LINUX, MAC, WINDOWS = "libpython3.11.so.1.0", "libpython3.11.dylib", "python311.dll"
 TARGETS = {
+    "linux-x86_64": Target(".cpython-311-x86_64-linux-gnu.so", LINUX, "linux-x86_64"),
+    "linux-aarch64": Target(".cpython-311-aarch64-linux-gnu.so", LINUX, "linux-aarch64"),
     "windows-x86_64": Target(
-        ".cp311-win_amd64.pyd",
-        bootloader="Windows-64bit-intel/run.exe",
-        kernel="windows-x86_64",
-        **WINDOWS,
+        ".cp311-win_amd64.pyd", WINDOWS, "windows-x86_64", "Windows-64bit-intel/run.exe"
     ),
     "windows-arm64": Target(
-        ".cp311-win_arm64.pyd",
-        bootloader="Windows-64bit-arm/run.exe",
-        kernel="windows-aarch64",
-        **WINDOWS,
+        ".cp311-win_arm64.pyd", WINDOWS, "windows-aarch64", "Windows-64bit-arm/run.exe"
     ),
-    "linux-x86_64": Target(
-        ".cpython-311-x86_64-linux-gnu.so",
-        kernel="linux-x86_64",
-        **LINUX,
-    ),
-    "linux-aarch64": Target(
-        ".cpython-311-aarch64-linux-gnu.so",
-        kernel="linux-aarch64",
-        **LINUX,
-    ),
-    "macos-arm64": Target(tag=".cpython-311-darwin.so", kernel="macos-aarch64", **MACOS),
-    "macos-x86_64": Target(tag=".cpython-311-darwin.so", kernel="macos-x86_64", **MACOS),
+    "macos-arm64": Target(".cpython-311-darwin.so", MAC, "macos-aarch64", "Darwin-64bit/run"),
+    "macos-x86_64": Target(".cpython-311-darwin.so", MAC, "macos-x86_64", "Darwin-64bit/run"),
 }
 
 # What freeze.py leaves out of this system's program, and the same in NumPy 1, which has numpy.core.
@@ -117,20 +104,19 @@ class AssembleError(Exception):
 class Code:
     """What a Python for some system can import: byte code, extensions and shared libraries."""
 
-    modules: dict = field(default_factory=dict)  # dotted name -> (kind, bytes); kinds below
-    extensions: dict = field(default_factory=dict)  # dotted name -> (path in the bundle, bytes)
-    libraries: dict = field(default_factory=dict)  # path in the bundle -> bytes
+    modules: dict = field(default_factory=dict)  # name -> ("py" or "pyc", is it a package, bytes)
+    extensions: dict = field(default_factory=dict)  # name -> (path in the PKG, bytes)
+    libraries: dict = field(default_factory=dict)  # path in the PKG -> bytes
 
-    def add(self, path, data, tag, prefix=""):
+    def add(self, path, data, tag):
         """Files a path such as "numpy/linalg/__init__.py" under its kind; others are ignored."""
         stem, dot, suffix = path.partition(".")
-        name = (prefix + stem).replace("/", ".")
-        if path.endswith((".py", ".pyc")) and suffix in ("py", "pyc"):
-            package = name.endswith(".__init__")
-            name = name.removesuffix(".__init__")
-            self.modules[name] = (suffix, package, data)
-        elif dot + suffix in (tag, ".pyd", ".abi3.so"):
-            self.extensions[name] = (prefix + path, data)
+        name = stem.replace("/", ".")
+        if suffix in ("py", "pyc"):
+            is_package = name.endswith(".__init__")
+            self.modules[name.removesuffix(".__init__")] = (suffix, is_package, data)
+        elif dot + suffix in (tag, ".pyd"):
+            self.extensions[name] = (path, data)
 
     def code(self, name):
         """-> code object of a module, compiled here unless the interpreter brings byte code."""
@@ -385,26 +371,28 @@ def write_pyz(scratch, writer, code, found, base, small):
     return str(path)
 
 
-def loader_entries(scratch, wheel, code):
-    """-> PKG entries of PyInstaller's own start-up modules, out of the bootloader's wheel."""
-    modules = ["struct", "pyimod01_archive", "pyimod02_importers", "pyimod03_ctypes"]
-    modules.append("pyimod04_pywin32")
-    for name in modules:
-        if name == "struct":
-            compiled = code.code(name)
-        else:
-            source = wheel[f"PyInstaller/loader/{name}.py"]
-            compiled = compile(source, name + ".py", "exec", dont_inherit=True)
-        yield (name, write_file(scratch, name + ".pyc", pyc(compiled, name + ".py")), False, "m")
-    source = wheel["PyInstaller/loader/pyiboot01_bootstrap.py"]
-    yield ("pyiboot01_bootstrap", write_file(scratch, "pyiboot01.py", source), False, "s")
+def bootloader(scratch, name, code):
+    """-> (PyInstaller's program for a target, PKG entries of its own modules and of our hooks)."""
+    wheel = read_zip(fetch(pinned("pyinstaller", name)))
+    program = wheel["PyInstaller/bootloader/" + TARGETS[name].bootloader]
+    modules = {"struct": code.code("struct")}  # in this order
+    for module in "archive importers ctypes pywin32".split():
+        module = f"pyimod{len(modules):02}_{module}"
+        source = wheel[f"PyInstaller/loader/{module}.py"]
+        modules[module] = compile(source, f"{module}.py", "exec", dont_inherit=True)
+    entries = [
+        (module, write_file(scratch, f"{module}.pyc", pyc(compiled, f"{module}.py")), False, "m")
+        for module, compiled in modules.items()
+    ]
+    boot = wheel["PyInstaller/loader/pyiboot01_bootstrap.py"]
+    entries.append(("pyiboot01_bootstrap", write_file(scratch, "boot.py", boot), False, "s"))
+    return program, entries + scripts(scratch, HERE / "sweep.py", HERE / "console.py")
 
 
-def add_project(code, run_py):
+def add_engine(code, run_py):
     """Adds run.py (as `run`) and the modules of embed/ that it may import."""
-    run_py = Path(run_py)
-    code.add("run.py", run_py.read_bytes(), "")
-    for path in sorted((run_py.parent / "embed").glob("*.py")):
+    code.add("run.py", Path(run_py).read_bytes(), "")
+    for path in sorted((Path(run_py).parent / "embed").glob("*.py")):
         code.add("embed/" + path.name, path.read_bytes(), "")
 
 
@@ -422,10 +410,9 @@ def bundle(scratch, code, found, target):
     return [(path, write_file(scratch, "files/" + path, files[path])) for path in sorted(files)]
 
 
-def script_entries(scratch, *scripts):
+def scripts(scratch, *paths):
     """-> PKG entries of scripts, which run one after the other."""
-    for script in map(Path, scripts):
-        yield (script.stem, write_file(scratch, script.name, script.read_bytes()), False, "s")
+    return [(p.stem, write_file(scratch, p.name, p.read_bytes()), False, "s") for p in paths]
 
 
 def assemble(name, scratch, *, run_py=ENGINE, python=None, small=False):
@@ -443,19 +430,15 @@ def assemble(name, scratch, *, run_py=ENGINE, python=None, small=False):
     target, scratch = TARGETS[name], Path(scratch)
     code = interpreter(name, scratch, python)
     add_numpy(code, name)
-    add_project(code, run_py)
+    add_engine(code, run_py)
     embedded = [n for n in code.modules if n.startswith("embed.")]
     found = reach(code, ["run", "numpy", *BASE, *HIDDEN, *embedded])
     base = base_library(scratch / "base_library.zip", code, found)
     if target.bootloader:
-        wheel = read_zip(fetch(pinned("pyinstaller", name)))
-        program = wheel["PyInstaller/bootloader/" + target.bootloader]
-        hooks = [HERE / f"{hook}.py" for hook in ("sweep", "console")]
-        scripts = script_entries(scratch, *hooks, run_py)
-        entries = [*loader_entries(scratch, wheel, code), *scripts]
+        program, entries = bootloader(scratch, name, code)
     else:
-        program = freeze.compile_launcher(scratch, name).read_bytes()
-        entries = list(script_entries(scratch, run_py))
+        program, entries = freeze.compile_launcher(scratch, name).read_bytes(), []
+    entries += scripts(scratch, Path(run_py))
     entries.append(("base_library.zip", str(scratch / "base_library.zip"), small, "x"))
     for path, file in bundle(scratch, code, found, target):
         entries.append((path.replace("/", target.separator), file, small, "b"))
