@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
 """Llama 2 in one file: the mathematics first, then text, then files, then the command line.
 
-Data flows one way: bytes -> weights -> forward -> logits -> sample -> decode -> the terminal.
+Bytes -> weights -> forward -> logits -> sample -> decode -> the terminal; extras are in embed/.
 Letters: T tokens forwarded together; x the residual stream; w a matrix (out, in); q, k, v queries,
-keys, values (q: also a matrix's int8 part); hs head_size; c the Config. All mathematics is float32:
-a stray float64 makes it ten times slower. Extras are modules in embed/, imported when asked for.
+keys, values (q: also a matrix's int8 part); hs head_size; c the Config. All mathematics is float32.
 """
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["numpy>=1.24"]
 # ///
 
-import argparse, codecs, functools, heapq, importlib, math, mmap, os, re, signal, struct, sys, time
-from pathlib import Path
-from types import SimpleNamespace
+import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while NumPy loads: no traceback
-    if _threads := re.search(r" (?:-j|--threads)[ =]?(\d+)", " ".join(sys.argv)):
-        os.environ["OPENBLAS_NUM_THREADS"] = _threads[1]  # read once, when NumPy loads
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+import argparse, codecs, functools, heapq, importlib, math, mmap, os, re, struct, sys, time
+from types import SimpleNamespace
+
+if __name__ == "__main__" and (j := re.search(r" (?:-j|--threads)[ =]?(\d+)", " ".join(sys.argv))):
+    os.environ["OPENBLAS_NUM_THREADS"] = j[1]  # read once, when NumPy loads
 import numpy as np
 
 sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
@@ -100,8 +100,7 @@ def rmsnorm(x, weight, eps):  # (T, dim), (dim,) -> (T, dim)
     return weight * (np.float32(1) / np.sqrt(mean_square + np.float32(eps)) * x)
 
 
-def softmax(x):  # (..., n) -> (..., n), in place
-    """Positive numbers that sum to one, exponentials and sum rounded as in run.c."""
+def softmax(x):  # (..., n) -> (..., n), in place, exponentials and sum rounded as in run.c
     x -= np.maximum.reduce(x, axis=-1, keepdims=True)  # against overflow
     np.exp(x, out=x, dtype=np.float64, casting="same_kind")
     x /= np.add.accumulate(x, axis=-1)[..., -1:]
@@ -112,10 +111,10 @@ def silu(x):  # x * sigmoid(x), the exponential rounded as in run.c (Elfwing et 
     return x * (np.float32(1) / (1 + np.exp(-x, dtype=np.float64).astype(np.float32)))
 
 
-def rope_table(c, context):  # -> (context, 1, hs / 2) complex64
-    """e^(i angle) for every position and pair of numbers. (Su et al., 2021)"""
+def rope_table(c, start, stop):  # -> (stop - start, 1, hs / 2) complex64
+    """e^(i angle) for the positions and every pair of numbers. (Su et al., 2021)"""
     powers = np.float32(c.rope_base ** (np.arange(0, c.head_size, 2) / c.head_size))
-    angles = np.float64(np.arange(context, dtype=np.float32)[:, None] * (1 / powers))
+    angles = np.float64(np.arange(start, stop, dtype=np.float32)[:, None] * (1 / powers))
     return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)[:, None]
 
 
@@ -142,7 +141,8 @@ class Transformer:
         self.config, self.weights, self.context, self.backend = config, weights, context, backend
         shape = config.n_layers, 2, config.n_kv_heads, context, config.head_size
         try:  # memory is taken as the text grows
-            cache, self.rope = np.zeros(shape, np.float32), rope_table(config, context)
+            cache, self.turned = np.zeros(shape, np.float32), 0
+            self.rope = np.empty((context, 1, config.head_size // 2), np.complex64)
         except (MemoryError, ValueError):
             raise ModelError(f"no memory for a context of {context:,}: use -n") from None
         for layer, (keys, values) in zip(weights.layers, cache, strict=True):
@@ -155,6 +155,9 @@ class Transformer:
         """Read tokens from position pos on -> the last one's logits, or all (T, vocab_size)."""
         if (end := pos + len(tokens)) > self.context:
             raise ModelError(f"{end:,} tokens do not fit a context of {self.context:,}: cut them")
+        if end > self.turned:
+            start, self.turned = self.turned, min(end + MAX_ROWS, self.context)
+            self.rope[start : self.turned] = rope_table(self.config, start, self.turned)
         chunks, logits = range(0, len(tokens), MAX_ROWS), []
         for i in chunks if len(chunks) == 1 else progress(chunks, "reading the prompt"):
             chunk = tokens[i : i + MAX_ROWS]
@@ -351,8 +354,7 @@ def read_llama2c(buffer):
     return c, weights, f"llama2.c v{version}" + f", int8 groups of {group}" * (version == 2), None
 
 
-def read_tokenizer(buffer):
-    """tokenizer.bin: the greatest length, then the score, length and bytes of each token."""
+def read_tokenizer(buffer):  # the greatest length, then score, length and bytes of each token
     file, pieces, scores = Reader(buffer, 4), [], []
     while file.offset < len(buffer):
         score, length = file.unpack(f"token {len(pieces)}", "<fi")
@@ -508,8 +510,7 @@ def read_model(buffer):
         raise ModelError(f"its metadata is incomplete or damaged: {str(error)[:80]}") from None
 
 
-def open_buffer(path):
-    """The file's bytes, memory-mapped: nothing is read before it is used."""
+def open_buffer(path):  # memory-mapped: nothing is read before it is used
     try:
         with open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -533,8 +534,8 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
             raise ModelError("there is none: name a model file (-h shows how)")
         c, weights, kind, own = read_model(files["model.bin"])
         if tokenizer or (own is None and not inside):
-            where = tokenizer or Path(path).parent / "tokenizer.bin"
-            if not tokenizer and not where.exists():
+            where = tokenizer or os.path.join(os.path.dirname(path), "tokenizer.bin")
+            if not tokenizer and not os.path.exists(where):
                 raise ModelError("there is no tokenizer beside the model: give one with -z")
             files["tokenizer.bin"] = open_buffer(where)
         own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
@@ -609,8 +610,7 @@ def parse_args(argv):
     return args
 
 
-def tell(args):
-    """Print a story as it comes; then, on stderr, how fast it came."""
+def tell(args):  # print a story as it comes; then, on stderr, how fast it came
     steps = 256 if args.steps is None else args.steps
     model = load_model(args.model, context=max(0, steps), **args.loading)
     if args.prompt == "-" and sys.stdin is None:
