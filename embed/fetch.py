@@ -7,7 +7,9 @@ interrupted download goes on where it stopped. With a warm cache nothing touches
 network. Nothing that is downloaded is run.
 """
 
+import contextlib
 import hashlib
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -49,9 +51,29 @@ def file_sha256(path):
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def one_at_a_time(path):
+    """Lets one process after the other do something about a path, where the system has locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield  # Windows: two builds at once might spoil each other's download; the hash tells
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def fetch(item):
     """PyPI -> path of the verified file in the cache; FetchError if it cannot be had."""
     path = cache_dir() / item.file
+    with one_at_a_time(path):
+        return checked(item, path)
+
+
+def checked(item, path):
+    """The file as it is in the cache, downloaded if it is not there or damaged."""
     if path.exists():
         if file_sha256(path) == item.sha256:
             return path
@@ -79,12 +101,13 @@ def one_line(text):
 def pip_session():
     """-> (session, index URLs) as pip itself would use them: its index, proxy, certificates.
 
-    They live in pip's internals because no public interface fetches a source archive without
+    They are in pip's internals because no public interface fetches a source archive without
     running its setup.py.
     """
     try:
         from pip._internal.commands.download import DownloadCommand
 
+        logging.getLogger("pip._vendor.urllib3").setLevel(logging.ERROR)  # one line is enough
         command = DownloadCommand("download", "")
         options, _ = command.parse_args([])
         with command.main_context():

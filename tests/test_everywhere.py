@@ -4,6 +4,7 @@
 tests, with the reason. Expected texts: run.py's own, and the golden outputs of run.c.
 """
 
+import concurrent.futures
 import json
 import os
 import platform
@@ -769,6 +770,15 @@ def test_fetch(index):
     assert answers == [(200, len(data))]
 
 
+def test_fetch_at_once(index):
+    """Builds that start together download a file once."""
+    item, data, answers = index
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(fetch.fetch, [item] * 8))
+    assert [path.read_bytes() for path in paths] == [data]
+    assert answers == [(200, len(data))]
+
+
 def test_fetch_resumes(index):
     item, data, answers = index
     (fetch.cache_dir() / "f.part").write_bytes(data[:1000])
@@ -786,7 +796,7 @@ def test_fetch_mends_its_cache(index):
 def test_fetch_refuses_other_bytes():
     with pytest.raises(fetch.FetchError, match="not used"):
         fetch.fetch(fetch.PyPI("project", "f", "0" * 64))
-    assert os.listdir(fetch.cache_dir()) == []
+    assert os.listdir(fetch.cache_dir()) == [".f.lock"]
 
 
 @pytest.mark.usefixtures("index")
