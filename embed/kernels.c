@@ -29,6 +29,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(_WIN32)
 #include <windows.h>
@@ -180,13 +181,24 @@ static void thread_join(Thread t) {
     WaitForSingleObject(t, INFINITE);
     CloseHandle(t);
 }
-static long process_id(void) { return 0; }  /* no fork */
+static long process_id(void) { return 0; } /* no fork */
+static int64_t microseconds(void) {
+    LARGE_INTEGER now, second;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&second);
+    return (int64_t)((double)now.QuadPart / (double)second.QuadPart * 1e6);
+}
 #else
 typedef pthread_t Thread;
 #define THREAD_RESULT void *
 static int thread_start(Thread *t, void *(*main)(void *), void *arg) { return pthread_create(t, NULL, main, arg) == 0; }
 static void thread_join(Thread t) { pthread_join(t, NULL); }
 static long process_id(void) { return (long)getpid(); }
+static int64_t microseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
 #endif
 
 static void spin_pause(void) {
@@ -199,7 +211,14 @@ static void spin_pause(void) {
 #endif
 }
 
-enum { MAX_THREADS = 256, SPINS = 2000 };  /* a spin is 10 to 40 ns: some tens of microseconds, then sleep */
+enum {
+    MAX_THREADS = 256,
+    MAX_CHUNKS = 0xffff,
+    SPINS = 2000,       /* of 10 to 40 ns: some tens of microseconds, then sleep */
+    STALL = 1000,       /* microseconds that the caller waits for others before it thinks them interrupted */
+    SHORT_REST = 10000, /* microseconds that a thread is then left out, at first, */
+    LONG_REST = 640000, /* and at most */
+};
 
 
 typedef void Task(void *arg, int chunk, int thread);
@@ -214,21 +233,22 @@ typedef struct {
 
 /* A job is a number of chunks. Every thread, the caller too, has its share of them and takes it from the front, so that
  * it reads memory in order; who is done takes from the back of the others'. The caller waits for chunks that were
- * taken, never for a thread that has not come. */
+ * taken, never for a thread that has not come. If another program keeps interrupting a thread in the middle of a chunk,
+ * all others would wait for it each time: then the pool does with one thread less for a while. */
 struct Pool {
     _Atomic uint32_t unfinished; /* chunks not yet done; the caller sleeps on it */
     char line1[60];
     _Atomic uint32_t jobs;       /* how many there were; idle workers sleep on it */
+    _Atomic uint32_t resting;    /* so many of the last workers are left out; they sleep on it */
     _Atomic uint32_t sleepers, caller_sleeps, stop, busy;
-    char line2[44];
+    char line2[40];
     Task *task;
     void *arg;
     int threads;
     long process;
+    int64_t rest, rest_until; /* microseconds */
     Worker workers[]; /* the caller is the first */
 };
-
-enum { MAX_CHUNKS = 0xffff };
 
 /* Takes the first or the last chunk of a share; -1 if there is none. */
 static int take(Worker *from, int last) {
@@ -268,8 +288,12 @@ static THREAD_RESULT worker_main(void *arg) {
     Worker *self = arg;
     Pool *pool = self->pool;
     for (;;) {
-        uint32_t seen = atomic_load(&pool->jobs);
+        uint32_t seen = atomic_load(&pool->jobs), resting = atomic_load(&pool->resting);
         if (atomic_load(&pool->stop)) return 0;
+        if (self->index >= pool->threads - (int)resting) {
+            wait_while(&pool->resting, resting);
+            continue;
+        }
         work(pool, self->index);
         wait_for_change(&pool->jobs, seen, &pool->sleepers);
     }
@@ -305,7 +329,9 @@ EXPORT void pool_free(void *p) {
     if (pool->process == process_id()) {
         atomic_store(&pool->stop, 1);
         atomic_fetch_add(&pool->jobs, 1);
+        atomic_fetch_add(&pool->resting, 1);
         wake_all(&pool->jobs);
+        wake_all(&pool->resting);
         for (int i = 1; i < pool->threads; i++)
             if (pool->workers[i].started) thread_join(pool->workers[i].thread);
     }
@@ -314,28 +340,51 @@ EXPORT void pool_free(void *p) {
 
 static int pool_threads(const Pool *pool) { return pool == NULL ? 1 : pool->threads; }
 
+/* How many threads share the next job; ends a rest that is over. */
+static int active_threads(Pool *pool) {
+    if (atomic_load(&pool->resting) && microseconds() >= pool->rest_until) {
+        atomic_fetch_sub(&pool->resting, 1);
+        wake_all(&pool->resting);
+    }
+    return pool->threads - (int)atomic_load(&pool->resting);
+}
+
+/* Waits until all chunks are done. If that takes long, one thread has a rest; a longer one if it was the same lately. */
+static void wait_for_others(Pool *pool) {
+    uint32_t left;
+    for (int i = 0; i < SPINS && atomic_load(&pool->unfinished); i++) spin_pause();
+    if (atomic_load(&pool->unfinished) == 0) return;
+    int64_t start = microseconds();
+    while ((left = atomic_load(&pool->unfinished)) != 0) wait_for_change(&pool->unfinished, left, &pool->caller_sleeps);
+    int64_t now = microseconds();
+    if (now - start < STALL || pool->threads - (int)atomic_load(&pool->resting) < 2) return;
+    int recently = now < pool->rest_until + 2 * pool->rest;
+    pool->rest = !recently ? SHORT_REST : pool->rest < LONG_REST ? 2 * pool->rest : LONG_REST;
+    pool->rest_until = now + pool->rest;
+    atomic_fetch_add(&pool->resting, 1);
+}
+
 /* Runs task(arg, chunk, thread) for every chunk < chunks; returns when all are done. Inline when there is one chunk or
  * one thread, or when another thread is using the pool. */
 static void parallel(Pool *pool, Task *task, void *arg, int chunks) {
-    int threads = pool_threads(pool);
-    if (threads > 1 && chunks > 1 && chunks <= MAX_CHUNKS && !atomic_exchange(&pool->busy, 1)) {
-        uint32_t job = atomic_load(&pool->jobs) + 1;
-        pool->task = task;
-        pool->arg = arg;
-        atomic_store(&pool->unfinished, (uint32_t)chunks);
-        for (int i = 0; i < threads; i++) {
-            uint64_t next = (uint64_t)chunks * i / threads, end = (uint64_t)chunks * (i + 1) / threads;
-            atomic_store(&pool->workers[i].share, (uint64_t)job << 32 | next << 16 | end);
-        }
-        atomic_store(&pool->jobs, job);
-        if (atomic_load(&pool->sleepers)) wake_all(&pool->jobs);
-        work(pool, 0);
-        for (uint32_t left; (left = atomic_load(&pool->unfinished)) != 0;)
-            wait_for_change(&pool->unfinished, left, &pool->caller_sleeps);
-        atomic_store(&pool->busy, 0);
-    } else {
+    if (pool_threads(pool) < 2 || chunks < 2 || chunks > MAX_CHUNKS || atomic_exchange(&pool->busy, 1)) {
         for (int chunk = 0; chunk < chunks; chunk++) task(arg, chunk, 0);
+        return;
     }
+    int threads = active_threads(pool);
+    uint32_t job = atomic_load(&pool->jobs) + 1;
+    pool->task = task;
+    pool->arg = arg;
+    atomic_store(&pool->unfinished, (uint32_t)chunks);
+    for (int i = 0; i < threads; i++) {
+        uint64_t next = (uint64_t)chunks * i / threads, end = (uint64_t)chunks * (i + 1) / threads;
+        atomic_store(&pool->workers[i].share, (uint64_t)job << 32 | next << 16 | end);
+    }
+    atomic_store(&pool->jobs, job);
+    if (threads > 1 && atomic_load(&pool->sleepers)) wake_all(&pool->jobs);
+    work(pool, 0);
+    wait_for_others(pool);
+    atomic_store(&pool->busy, 0);
 }
 
 /* Threads do not survive fork: the child starts its own. */
@@ -655,6 +704,7 @@ enum {
     QUERIES = 12,          /* query vectors that share one pass over keys and values */
     CHUNKS_PER_THREAD = 6,
     CHUNK_WORK = 16 << 10, /* multiply-adds worth handing to another thread */
+    LONG_CHUNK = 32 << 20, /* multiply-adds: a few tenths of a millisecond, not to be waited for longer */
 };
 
 /* Where the parts of the scratch memory begin, and how long it is. */
@@ -769,6 +819,7 @@ static void multiply(Job *job) {
     for (int i = 0; i < job->count; i++) blocks += ceil_div(job->products[i].w->out, BLOCK);
     blocks /= side_by_side;
     job->blocks = larger(ceil_div(blocks, pool_threads(job->pool) * CHUNKS_PER_THREAD), (int)(CHUNK_WORK / block_work));
+    job->blocks = smaller(job->blocks, larger((int)(LONG_CHUNK / block_work), 1));
     if (blocks * block_work < 2 * CHUNK_WORK) job->blocks = blocks;
     parallel(job->pool, multiply_chunk, job, ceil_div(blocks, job->blocks));
 }
