@@ -33,10 +33,9 @@ write() (
   m=$(mkdir -p "$d" 2>&1) || { say "cannot use $d: ${m##*: }"; exit 1; }
   private "$d" || { say "cannot use $d: it is open to others, or theirs"; exit 1; }
   find "$d" -type f \( -name '*.new.*' -mtime +0 -o -atime +90 \) -exec rm -f {} + 2>/dev/null
-  t=$p.new.$$
+  t=$(mktemp "$p.new.XXXXXX" 2>/dev/null) || t=$p.new.$$
   trap 'rm -f "$t"' EXIT
   trap 'exit 130' HUP INT TERM
-  rm -f "$t"
   m=$(dd if="$f" of="$t" bs=4096 skip=$b count=$c 2>&1) || { say "cannot use $d: ${m%%
 *}"; exit 1; }
   right "$t" || { say "$f is damaged: copy it again"; exit 3; }
@@ -46,11 +45,14 @@ write() (
 )
 if [ "$b" ] && [ -e "$l" ]; then
   x=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
-  for d in "${x:+$x/run}" "${TMPDIR:-/tmp}/run-$(id -u)" "/dev/shm/run-$(id -u)"; do
-    [ "$d" ] || continue
-    p=$d/$h
-    there || write && exec "$p" "$@"
-    [ $? = 3 ] && exit 1
+  u=run-$(id -u)
+  for w in there write; do
+    for d in "${x:+$x/run}" "${TMPDIR:-/tmp}/$u" "/dev/shm/$u"; do
+      [ "$d" ] || continue
+      p=$d/$h
+      $w && exec "$p" "$@"
+      [ $? = 3 ] && exit 1
+    done
   done
   say "no place for the program: set XDG_CACHE_HOME to a directory of yours with $((c * 4)) KB free"
   exit 1
