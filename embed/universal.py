@@ -127,6 +127,16 @@ def program_of(path):
         return head + file.read(), None
 
 
+def windows_of(path):
+    """A Windows executable made by build.py -> (bytes of the bootloader, source of its PKG)."""
+    archive = pack.Archive(path)
+    with open(path, "rb") as file:
+        head = file.read(archive.head_size)
+    if "app.pkg" not in archive.entries or INDEX in archive.entries:
+        raise UniversalError(f"{path} is no program that build.py made for Windows")
+    return head, archive.member("app.pkg").source
+
+
 # --------------------------------------------------------------------------- run.com --assimilate
 
 

@@ -499,8 +499,10 @@ def test_parts_for_windows(com, exe):
     """What --assimilate takes for Windows is the bootloader as PyInstaller made it."""
     head, pkg = universal.parts(pack.Archive(com), "windows-x86_64")
     archive = pack.Archive(exe)
-    assert head == exe.read_bytes()[: archive.head_size]
+    assert head == exe.read_bytes()[: archive.head_size] == universal.windows_of(exe)[0]
     assert pkg == "app.pkg"
+    with pytest.raises(universal.UniversalError, match="no program that build.py made"):
+        universal.windows_of(com)
 
 
 def test_payload(com, texts, home, files, tmp_path):
