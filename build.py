@@ -131,7 +131,7 @@ def source_members():
 
 def build_native(options, scratch):
     """The executable for this system, from the running Python."""
-    output = Path(options.output or DIST / ("run.exe" if os.name == "nt" else "run"))
+    output = output_path(options, "run.exe" if os.name == "nt" else "run")
     members = model_members(options, scratch)
     say("compiling")
     members += kernel_members([compiler.native_target()], scratch)
@@ -152,20 +152,19 @@ def build_native(options, scratch):
 def build_target(options, scratch, target):
     """The executable for another system, from packages."""
     suffix = ".exe" if target.startswith("windows") else ""
-    output = Path(options.output or DIST / f"run-{target}{suffix}")
+    output = output_path(options, f"run-{target}{suffix}")
     members = model_members(options, scratch)
-    head, pkg = assembled(target, scratch, options.small)
+    head, pkg = assembled(target, scratch, options)
     members += kernel_members([kernel_target(target)], scratch)
     write(output, head, [*members, Member("app.pkg", pkg)])
 
 
 def build_portable(options, scratch):
     """The executable for this system, from packages that old distributions can run."""
-    output = Path(options.output or DIST / "run")
     target = compiler.native_target()
     if not target.startswith("linux"):
         raise BuildError("--portable is about glibc, which only Linux has: leave it out")
-    options.output = output
+    options.output = output_path(options, "run")
     build_target(options, scratch, target)
 
 
@@ -173,23 +172,22 @@ def build_universal(options, scratch):
     """One file for Windows, Linux and whatever has Python with NumPy, and for given programs."""
     from embed import universal
 
-    output = Path(options.output or DIST / "run.com")
+    output = output_path(options, "run.com")
     members = model_members(options, scratch)
     members += kernel_members(compiler.TARGETS, scratch)
     members += source_members()
     given = dict(payload.partition("=")[::2] for payload in options.payload)
     programs = {system: universal.program_of(path) for system, path in given.items()}
     for target in ("linux-x86_64", "linux-aarch64"):
-        programs[target] = assembled(target, scratch, options.small)
-    windows = assembled("windows-x86_64", scratch, options.small)
-    output.parent.mkdir(parents=True, exist_ok=True)
+        programs[target] = assembled(target, scratch, options)
+    windows = assembled("windows-x86_64", scratch, options)
     universal.build(output, windows, programs, members, progress=True)
     report(output)
 
 
 def build_zipapp(options, scratch):
     """The program as a zip that Python runs, with kernels for every system zig compiles for."""
-    output = Path(options.output or DIST / "run.pyz")
+    output = output_path(options, "run.pyz")
     targets = compiler.TARGETS if compiler.zig() else [compiler.native_target()]
     if not compiler.zig():
         say("only this system's kernel goes in: python -m pip install ziglang for the others")
@@ -205,7 +203,7 @@ def build_kernel(options, scratch):
     say(f"{compiler.compile_kernel()} is compiled")
 
 
-def assembled(target, scratch, small):
+def assembled(target, scratch, options):
     """-> (program, archive) of embed/assemble.py."""
     from embed import assemble
 
@@ -213,7 +211,7 @@ def assembled(target, scratch, small):
     place = Path(scratch) / target
     place.mkdir()
     try:
-        return assemble.assemble(target, place, small=small)
+        return assemble.assemble(target, place, python=options.python, small=options.small)
     except (assemble.AssembleError, assemble.FetchError) as error:
         raise BuildError(str(error)) from None
 
@@ -223,8 +221,15 @@ def kernel_target(target):
     return target.replace("arm64", "aarch64")
 
 
+def output_path(options, name):
+    """-> where to write: what the user named, else `name` in dist/."""
+    if options.output:
+        return Path(options.output)
+    DIST.mkdir(exist_ok=True)
+    return DIST / name
+
+
 def write(output, head, members):
-    output.parent.mkdir(parents=True, exist_ok=True)
     pack.write(output, head, members, progress=True)
     report(output)
 
@@ -250,6 +255,7 @@ def parse_args(argv):
     add("--int8", action="store_true", help="store the weights in int8, a quarter of float32")
     add("--args", metavar="FLAGS", help='default flags of run, such as "-t 0.8 -m chat"')
     add("--small", action="store_true", help="compress: a third of the size, a slower start")
+    add("--python", metavar="ARCHIVE", help="for --target: an interpreter that runs there")
     add("--payload", metavar="SYSTEM=FILE", action="append", default=[],
         help="a program built there, for --universal: macos-arm64=run-macos-arm64")  # fmt: skip
     kinds = parser.add_mutually_exclusive_group()
