@@ -215,8 +215,9 @@ enum {
     MAX_THREADS = 256,
     MAX_CHUNKS = 0xffff,
     SPINS = 2000,       /* of 10 to 40 ns: some tens of microseconds, then sleep */
-    STALL = 1000,       /* microseconds that the caller waits for others before it thinks them interrupted */
-    SHORT_REST = 10000, /* microseconds that a thread is then left out, at first, */
+    STALL = 1000,       /* microseconds of waiting from which the caller thinks another thread interrupted */
+    PATIENCE = 4000,    /* so many lost by that, more than a quarter of the time, and a thread is left out */
+    SHORT_REST = 10000, /* for so many at first */
     LONG_REST = 640000, /* and at most */
 };
 
@@ -246,7 +247,7 @@ struct Pool {
     void *arg;
     int threads;
     long process;
-    int64_t rest, rest_until; /* microseconds */
+    int64_t lost, lost_at, rest, rest_until; /* microseconds */
     Worker workers[]; /* the caller is the first */
 };
 
@@ -349,7 +350,8 @@ static int active_threads(Pool *pool) {
     return pool->threads - (int)atomic_load(&pool->resting);
 }
 
-/* Waits until all chunks are done. If that takes long, one thread has a rest; a longer one if it was the same lately. */
+/* Waits until all chunks are done. If that takes long, and not once, a thread has a rest; a longer one if it was the
+ * same lately. */
 static void wait_for_others(Pool *pool) {
     uint32_t left;
     for (int i = 0; i < SPINS && atomic_load(&pool->unfinished); i++) spin_pause();
@@ -358,6 +360,10 @@ static void wait_for_others(Pool *pool) {
     while ((left = atomic_load(&pool->unfinished)) != 0) wait_for_change(&pool->unfinished, left, &pool->caller_sleeps);
     int64_t now = microseconds();
     if (now - start < STALL || pool->threads - (int)atomic_load(&pool->resting) < 2) return;
+    pool->lost = now - start + (pool->lost > (now - pool->lost_at) / 4 ? pool->lost - (now - pool->lost_at) / 4 : 0);
+    pool->lost_at = now;
+    if (pool->lost < PATIENCE) return;
+    pool->lost = 0;
     int recently = now < pool->rest_until + 2 * pool->rest;
     pool->rest = !recently ? SHORT_REST : pool->rest < LONG_REST ? 2 * pool->rest : LONG_REST;
     pool->rest_until = now + pool->rest;

@@ -147,7 +147,7 @@ def worker(args):
     result = {"first": time.perf_counter() - start, "backend": model.backend}
     limit = min(model.context, 256)
     prompt = [3 + i % 200 for i in range(min(PROMPT, limit - 1))]
-    result["prefill"] = len(prompt) / min(timed(model.forward, prompt, 0) for _ in range(3))
+    result["prefill"] = len(prompt) / statistics.median(repeated(model.forward, prompt, args))
     count, pos, start = 0, 1, time.perf_counter()
     while count < args.tokens and (count < 8 or time.perf_counter() - start < args.seconds):
         token = sampler.sample(model.forward([token], pos))
@@ -166,10 +166,14 @@ def peak_memory():
         return None
 
 
-def timed(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
+def repeated(forward, prompt, args):
+    """The seconds of each of many readings of the prompt, after one to warm up."""
+    times, end = [], time.perf_counter() + args.seconds
+    while len(times) < 4 or time.perf_counter() < end:
+        start = time.perf_counter()
+        forward(prompt, 0)
+        times.append(time.perf_counter() - start)
+    return times[1:]
 
 
 def measure(command):
