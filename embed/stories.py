@@ -1617,7 +1617,12 @@ def pronouns(prefix, words):
     return {prefix + key: value for key, value in words.items()}
 
 
-def character(rng, wild, taken):
+def pick(names, rng, flat):
+    """One of `names`: the first are common and the last rare, as in life, unless `flat`."""
+    return rng.choice(names) if flat else names[int((len(names) + 1) ** rng.random()) - 1]
+
+
+def character(rng, wild, taken, flat=False):
     """Somebody: name, kind, trait, pronouns, and the words to call them by.
 
     wild: the chance of an animal or a creature instead of a child.  taken: who is there already.
@@ -1627,15 +1632,15 @@ def character(rng, wild, taken):
         if taken and rng.random() < 0.8:  # two "he" in one story are hard to tell apart
             words = SHE if taken["he"] == "he" else HE
         kind, traits = words["boy"], CHILD_TRAITS
-        name = rng.choice(GIRLS if words is SHE else BOYS)
+        name = pick(GIRLS if words is SHE else BOYS, rng, flat)
         named = True
     else:
-        kind = rng.choice(FANTASY) if rng.random() < 0.35 else rng.choice(ANIMALS)
+        kind = pick(FANTASY if rng.random() < 0.35 else ANIMALS, rng, flat)
         words = SHE if kind in FEMALE else HE if kind in MALE else rng.choice((HE, SHE))
         traits = ANIMAL_TRAITS
-        name = rng.choice(PET_NAMES + GIRLS[:20] if words is SHE else PET_NAMES + BOYS[:20])
+        name = pick(PET_NAMES + (GIRLS if words is SHE else BOYS)[:20], rng, flat)
         named = rng.random() < 0.55
-    if rng.random() < 0.1:
+    if rng.random() < (0.1 if flat else 0.05):
         name = invented_name(rng)
     trait = rng.choice(traits)
     who = {"name": name, "named": named, "kind": kind, "trait": trait, **words}
@@ -1647,15 +1652,15 @@ def character(rng, wild, taken):
         short = f"the little {kind}" if trait == "little" else f"the {kind}"
         who.update(ref=short, voc=f"little {kind}", a_ref=f"a {trait} {kind}")
     if taken and (name == taken["name"] or (not named and kind == taken["kind"])):
-        return character(rng, wild, taken)
+        return character(rng, wild, taken, flat)
     return who
 
 
-def make_world(rng):
+def make_world(rng, flat=False):
     """Everybody and everything of one story, as words for {slots}."""
-    hero = character(rng, 0.42, None)
+    hero = character(rng, 0.42, None, flat)
     child = hero["kind"] in ("boy", "girl")
-    friend = character(rng, 0.2 if child else 0.75, hero)
+    friend = character(rng, 0.2 if child else 0.75, hero, flat)
     kin, she, evoc = rng.choice(options(ELDERS)).split(":")
     elder = SHE if she == "she" else HE
     look = rng.choice(COLOURS if rng.random() < 0.6 else LOOKS)
@@ -1773,18 +1778,20 @@ def tell(name, world, rng):
     return "\n".join(polish(line) for line in text.split("\n"))
 
 
-def story(rng):
+def story(rng, flat=False):
     """One story of 120 to 250 words as text, paragraphs separated by newlines.
+
+    flat: every name and animal is as likely as the next.
 
     >>> story(random.Random(1)) == story(random.Random(1))
     True
     """
     name = rng.choice([p for p in PLOTS if p not in PLOT_OF_KIND.values()])
-    world = make_world(rng)
+    world = make_world(rng, flat)
     if rng.random() < 0.4:
         name = PLOT_OF_KIND.get(world["kind"], name)
     if "{name}" in PLOTS[name] and not world["named"]:
-        return story(rng)
+        return story(rng, flat)
     return tell(name, world, rng)
 
 

@@ -1,12 +1,14 @@
 """Train the default model from scratch on the stories of stories.py: `python embed/train.py`.
 
 Needs `pip install torch sentencepiece`; nothing else in the project does.  It writes model.bin
-(llama2.c's format v2, int8 in groups of 64) and tokenizer.bin beside itself.  Everything is
-seeded: the same defaults on the same machine and versions give the same file.
+(llama2.c's format v2, int8 in groups of 64) and tokenizer.bin beside itself.  Stories and
+weights start from --seed; other threads, machines or versions of PyTorch round differently.
 
-Stories are made while training, from a new seed each, so no story is seen twice.  The learning
-rate warms up, stays, and falls in a straight line over the last part of the run (WSD).  SIGTERM
-or Ctrl-C stops without writing; the last checkpoint can be continued with --resume.
+Stories are made while training, from a new seed each, so no story is seen twice.  The first --flat
+of them use all names equally often, the rest some names often and others rarely (the change was
+made during the run, because the model did not keep to a name yet).  The learning rate warms up,
+stays, and falls in a straight line over the last part of the run.  SIGTERM or Ctrl-C stops without
+writing; --resume continues the last checkpoint.
 """
 
 import argparse
@@ -55,10 +57,23 @@ class Shape:
 # ------------------------------------------------------------------------------- tokenizer
 
 
+def make_tokenizer(args):
+    """The tokenizer; beside the checkpoint it is kept, so that --resume need not train it again."""
+    kept = args.checkpoint and args.checkpoint.with_suffix(".tokenizer")
+    if args.resume and kept.exists():
+        return sentencepiece.SentencePieceProcessor(model_file=str(kept))
+    sp = train_tokenizer(args.vocab, args.vocab_stories)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, sp.serialized_model_proto())
+    return sp
+
+
 def train_tokenizer(vocab_size, n_stories):
     """A SentencePiece BPE model with byte fallback, set up as llama2.c's are."""
     text = io.BytesIO()
-    lines = (line for i in range(n_stories) for line in story(rng_for("vocab", i)).split("\n"))
+    texts = (story(rng_for("vocab", i), flat=True) for i in range(n_stories))
+    lines = (line for text in texts for line in text.split("\n"))
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=lines,
         model_writer=text,
@@ -98,8 +113,8 @@ def rng_for(split, number):
 class Stream:
     """Windows of `length` + 1 tokens cut from an endless row of different stories."""
 
-    def __init__(self, sp, split, length, number=0):
-        self.sp, self.split, self.length, self.number, self.tokens = sp, split, length, number, []
+    def __init__(self, sp, split, length, flat=0):
+        self.sp, self.split, self.length, self.flat, self.number = sp, split, length, flat, 0
 
     def batch(self, rows):
         """(inputs, targets), int64 of shape (rows, length).  Each row begins with a story."""
@@ -107,7 +122,7 @@ class Stream:
         for row in range(rows):
             tokens = []
             while len(tokens) <= self.length:
-                text = story(rng_for(self.split, self.number))
+                text = story(rng_for(self.split, self.number), flat=self.number < self.flat)
                 tokens += [BOS, *self.sp.encode(text)]
                 self.number += 1
             table[row] = torch.tensor(tokens[: self.length + 1])
@@ -235,8 +250,7 @@ def export(model, sp, out, version=2):
 
 def learning_rate(step, args):
     """Warm up, stay, and fall in a straight line to a hundredth at the end."""
-    decay = int(args.steps * args.decay)
-    fall = min(1.0, (args.steps - step) / max(1, decay))
+    fall = min(1.0, (args.steps - step) / max(1, int(args.steps * args.decay)))
     return args.lr * min(1.0, (step + 1) / args.warmup) * max(0.01, fall)
 
 
@@ -272,11 +286,11 @@ def save(path, model, optimizer, step, stories):
 def train(args):
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    started, sp = time.time(), train_tokenizer(args.vocab, args.vocab_stories)
+    started, sp = time.time(), make_tokenizer(args)
     shape = Shape(args.dim, args.hidden, args.layers, args.heads, args.heads, len(sp))
     model = Llama(shape)
     optimizer = make_optimizer(model, args)
-    data, step = Stream(sp, f"train {args.seed}", args.window), 0
+    data, step = Stream(sp, f"train {args.seed}", args.window, args.flat), 0
     if args.resume and args.checkpoint.exists():
         state = torch.load(args.checkpoint)
         model.load_state_dict(state["model"])
@@ -298,67 +312,82 @@ def train(args):
     )
 
 
+def learn(step_loss, model, optimizer, tokens, targets):
+    """One step of the optimizer; returns the loss before it."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = step_loss(tokens, targets)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
 def run_steps(args, model, optimizer, sp, data, batches, first):
     """Steps `first`.. of args.steps; prints the losses and saves a checkpoint now and then."""
     step_loss = torch.compile(model) if args.compile else model
     started = last = time.time()
-    recent = []
+    losses = []
     with ThreadPoolExecutor(1) as pool:  # the next batch is made while this one is learned
         upcoming = pool.submit(data.batch, args.batch)
-        for step in range(first, args.steps):
+        for done in range(first + 1, args.steps + 1):
             (tokens, targets), used = upcoming.result(), data.number
             upcoming = pool.submit(data.batch, args.batch)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args)
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = step_loss(tokens, targets)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            recent.append(loss.item())
-            done = step + 1
+                group["lr"] = learning_rate(done - 1, args)
+            losses.append(learn(step_loss, model, optimizer, tokens, targets))
             if done % args.report == 0 or done == args.steps:
-                now, n = time.time(), args.batch * args.window * len(recent)
-                left = (args.steps - done) * (now - started) / (done - first) / 60
+                rate = len(losses) * tokens.numel() / (time.time() - last)
+                left = (args.steps - done) * (time.time() - started) / (done - first) / 60
+                held_out = held_out_loss(model, batches)
                 print(
-                    f"step {done}/{args.steps}  train {sum(recent) / len(recent):.4f}  held-out "
-                    f"{held_out_loss(model, batches):.4f}  {n / (now - last):.0f} tokens/s  "
-                    f"{used:,} stories  {left:.0f} min left",
+                    f"step {done}/{args.steps}  train {sum(losses) / len(losses):.4f}  "
+                    f"held-out {held_out:.4f}  {rate:.0f} tokens/s  {used:,} stories  "
+                    f"{left:.0f} min left",
                     flush=True,
                 )
-                recent, last = [], time.time()
-            if done % args.save_every == 0 and args.checkpoint:
+                losses, last = [], time.time()
+            if args.checkpoint and done % args.save_every == 0:
                 save(args.checkpoint, model, optimizer, done, used)
                 export(model, sp, args.checkpoint.parent)
 
 
+NUMBERS = {  # what the committed model was trained with
+    "steps": (3400, "steps of the optimizer"),
+    "batch": (4, "windows a step"),
+    "window": (512, "tokens a window"),
+    "lr": (2e-3, "highest learning rate"),
+    "warmup": (100, "steps to reach it"),
+    "decay": (0.2, "the part of the run in which it falls"),
+    "flat": (20492, "stories at first with rare names as likely as common ones"),
+    "vocab": (2048, "tokens of the vocabulary"),
+    "vocab-stories": (20000, "stories that the tokenizer is trained on"),
+    "dim": (192, "width of the model"),
+    "hidden": (512, "width of its feed-forward layers"),
+    "layers": (6, "layers"),
+    "heads": (6, "attention heads"),
+    "seed": (1, "another number, another model"),
+    "threads": (2, "threads of PyTorch"),
+    "report": (100, "steps between two lines of progress"),
+    "save-every": (200, "steps between two checkpoints"),
+    "eval-batches": (1, "batches of 24 windows to measure the held-out loss on"),
+}
+
+
 def parse_args():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--steps", type=int, default=5000)
-    p.add_argument("--batch", type=int, default=4, help="windows a step")
-    p.add_argument("--window", type=int, default=512, help="tokens a window")
-    p.add_argument("--dim", type=int, default=192)
-    p.add_argument("--hidden", type=int, default=512)
-    p.add_argument("--layers", type=int, default=6)
-    p.add_argument("--heads", type=int, default=6)
-    p.add_argument("--vocab", type=int, default=2048)
-    p.add_argument("--vocab-stories", type=int, default=20000)
-    p.add_argument("--lr", type=float, default=2e-3)
-    p.add_argument("--warmup", type=int, default=100)
-    p.add_argument("--decay", type=float, default=0.3, help="the part of the run that decays")
-    p.add_argument("--eval-batches", type=int, default=1)
-    p.add_argument("--report", type=int, default=100)
-    p.add_argument("--save-every", type=int, default=200)
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--threads", type=int, default=2)
-    flag = argparse.BooleanOptionalAction
-    p.add_argument("--compile", action=flag, default=True, help="needs a C++ compiler")
+    for name, (default, text) in NUMBERS.items():
+        p.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} ({default})")
+    yes_or_no = argparse.BooleanOptionalAction
+    p.add_argument("--compile", action=yes_or_no, default=True, help="needs a C++ compiler")
     p.add_argument("--float32", action="store_true", help="write v0 float32 instead of v2 int8")
-    p.add_argument("--out", type=Path, default=HERE)
-    p.add_argument("--checkpoint", type=Path, help="where to keep checkpoints (none)")
+    p.add_argument("--out", type=Path, default=HERE, help="where to write (beside this file)")
+    p.add_argument("--checkpoint", type=Path, help="file to keep checkpoints in (none)")
     p.add_argument("--resume", action="store_true", help="continue from --checkpoint")
-    return p.parse_args()
+    args = p.parse_args()
+    if args.resume and not args.checkpoint:
+        p.error("--resume needs the file to continue from: --checkpoint FILE")
+    return args
 
 
 def main():
