@@ -125,7 +125,13 @@ EXPORT void pack(const int8_t *q, const float *scales, int32_t out, int32_t in, 
             const int8_t *from = q + (int64_t)row * in + (int64_t)g * group;
             uint8_t *to = bytes + packed_index(&w, row, g * group);
             int n = smaller(group, in - g * group);
-            for (int i = 0; i < n; i++) to[i / FOUR * BLOCK * FOUR + i % FOUR] = (uint8_t)(from[i] + BIAS);
+            int i = 0;
+            for (uint32_t four; i + FOUR <= n; i += FOUR) { /* adding 128 to a byte flips its highest bit */
+                memcpy(&four, from + i, FOUR);
+                four ^= 0x80808080u;
+                memcpy(to + i * BLOCK, &four, FOUR);
+            }
+            for (; i < n; i++) to[i / FOUR * BLOCK * FOUR + i % FOUR] = (uint8_t)(from[i] + BIAS);
             memcpy(packed + packed_scale_index(&w, row, g), scales + (int64_t)row * groups(&w) + g, sizeof(float));
         }
     }
