@@ -118,7 +118,7 @@ def freeze(scratch, *, small=False, bootloader=False):
 
 def explain(output):
     """What PyInstaller printed -> one line."""
-    if "PythonLibraryNotFound" in output or "Python shared library" in output:
+    if re.search("(?i)python.* shared library", output):
         return (
             f"this Python ({sys.executable}) has no shared library to bundle: use the system's "
             "(Debian: apt install python3-venv libpython3-dev), or with pyenv build one by "
