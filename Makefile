@@ -26,6 +26,9 @@ lint: $(VENV)/test         ## ruff, format included, and the workflow where acti
 fuzz: $(VENV)/test kernel  ## N damaged files of every kind: nothing but a ModelError may come of them
 	$(PY) tests/fuzz.py $(N)
 
+sanitize: $(VENV)/test     ## the C kernel under the address, undefined-behaviour and thread sanitizers
+	$(PY) -m pytest tests/test_kernels.py -k sanitizers -rs $(ARGS)
+
 bench: $(VENV)/test kernel ## tokens/s of NumPy and C beside the machine's bandwidth, and of --vs CMD
 	$(PY) tests/bench.py $(ARGS)
 
