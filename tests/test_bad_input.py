@@ -495,7 +495,7 @@ def special_paths(tmp_path):
 def test_paths_that_are_no_model(tmp_path):
     (tmp_path / "tokenizer.bin").write_bytes(TOKENIZER)
     for name, word in special_paths(tmp_path).items():
-        done = run_cli(tmp_path / name if name else "", cwd=tmp_path, memory=MEMORY, timeout=10)
+        done = run_cli(tmp_path / name if name else "", cwd=tmp_path, memory=MEMORY, timeout=60)
         assert_one_line_error(done, word)
         assert done.stdout == b""
 
