@@ -176,11 +176,21 @@ def build_universal(options, scratch):
     members = model_members(options, scratch)
     members += kernel_members(compiler.TARGETS, scratch)
     members += source_members()
-    given = dict(payload.partition("=")[::2] for payload in options.payload)
+    given = {}
+    for payload in options.payload:
+        system, equals, path = payload.partition("=")
+        if not equals:
+            raise BuildError(f"--payload {payload} must be SYSTEM=FILE, as macos-arm64=run-macos")
+        given[system] = path
+    windows_file = given.pop("windows-x86_64", None)
     programs = {system: universal.program_of(path) for system, path in given.items()}
-    for target in ("linux-x86_64", "linux-aarch64"):
+    options.python = None  # one interpreter cannot serve three systems
+    for target in sorted({"linux-x86_64", "linux-aarch64"} - set(programs)):
         programs[target] = assembled(target, scratch, options)
-    windows = assembled("windows-x86_64", scratch, options)
+    if windows_file:
+        windows = universal.windows_of(windows_file)
+    else:
+        windows = assembled("windows-x86_64", scratch, options)
     universal.build(output, windows, programs, members, progress=True)
     report(output)
 

@@ -177,9 +177,9 @@ def library_path(name):
         raise ModelError(f"there is no embed/{name}: compile it with make kernel")
     system = ctypes.CDLL(None) if os.name == "posix" else None
     create = getattr(os, "memfd_create", None) or getattr(system, "memfd_create", None)
-    if create is None:
+    memory = create(name.encode(), 0) if create and os.path.exists("/proc/self/fd") else -1
+    if memory < 0:  # there are none here, or they are forbidden
         return temporary_copy(name, files[name])
-    memory = create(name.encode(), 0)
     os.write(memory, files[name])
     return f"/proc/self/fd/{memory}"
 
