@@ -113,8 +113,8 @@ def silu(x):  # x * sigmoid(x), the exponential rounded as in run.c (Elfwing et 
 
 def rope_table(c, start, stop):  # -> (stop - start, 1, hs / 2) complex64
     """e^(i angle) for the positions and every pair of numbers. (Su et al., 2021)"""
-    powers = np.float32(c.rope_base ** (np.arange(0, c.head_size, 2) / c.head_size))
-    angles = np.float64(np.arange(start, stop, dtype=np.float32)[:, None] * (1 / powers))
+    powers = (c.rope_base ** (np.arange(0, c.head_size, 2) / c.head_size)).astype(np.float32)
+    angles = (np.arange(start, stop, dtype=np.float32)[:, None] * (1 / powers)).astype(np.float64)
     return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)[:, None]
 
 

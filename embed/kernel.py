@@ -85,7 +85,10 @@ class CTransformer(Transformer):
         """Build the C view of a layer; what is packed is not kept twice."""
         view = CLayer(layer.att_norm.ctypes.data, layer.ffn_norm.ctypes.data)
         heads, context, head_size = layer.keys.shape
-        layer.keys = np.zeros((heads, -(-context // KEYS), head_size, KEYS), np.float32)
+        try:
+            layer.keys = np.zeros((heads, -(-context // KEYS), head_size, KEYS), np.float32)
+        except MemoryError:
+            raise ModelError(f"no memory for a context of {context:,}: use -n") from None
         view.keys, view.values = layer.keys.ctypes.data, layer.values.ctypes.data
         for name in MATRICES:
             w = getattr(layer, name)
