@@ -32,11 +32,12 @@ TARGETS = {
     "linux-x86_64": ("x86_64-linux-gnu.2.17", []),
     "linux-aarch64": ("aarch64-linux-gnu.2.17", ["-mno-outline-atomics"]),
     "linux-riscv64": ("riscv64-linux-gnu.2.27", []),
-    "macos-x86_64": ("x86_64-macos.11.0", []),
-    "macos-aarch64": ("aarch64-macos.11.0", []),
-    "windows-x86_64": ("x86_64-windows-gnu", ["-lapi-ms-win-core-synch-l1-2-0"]),
-    "windows-aarch64": ("aarch64-windows-gnu", ["-lapi-ms-win-core-synch-l1-2-0"]),
-    "freebsd-x86_64": ("x86_64-freebsd", ["-lpthread"]),
+    "macos-x86_64": ("x86_64-macos.11.0", ["-s"]),
+    "macos-aarch64": ("aarch64-macos.11.0", ["-s"]),
+    # zig 0.15 cannot strip these; -g0 leaves little to strip.
+    "windows-x86_64": ("x86_64-windows-gnu", []),
+    "windows-aarch64": ("aarch64-windows-gnu", []),
+    "freebsd-x86_64": ("x86_64-freebsd", ["-s", "-lpthread"]),
 }
 
 
@@ -87,7 +88,7 @@ def commands(target: str | None, cc: str | None, out: Path) -> list[list[str]]:
     triple, extra = TARGETS[target]
     build = [*zig(), "cc", "-target", triple, *FLAGS, "-g0", str(SOURCE)]
     if not target.startswith("linux"):
-        return [[*build, "-shared", "-s", *extra, "-o", str(out)]]
+        return [[*build, "-shared", *extra, "-o", str(out)]]
     part = f"{out}.o"
     link = [*zig(), *"ld.lld -shared -s --build-id=none".split(), *"-z now -z relro".split()]
     return [[*build, *extra, "-fPIC", "-c", "-o", part], [*link, part, "-o", str(out)]]

@@ -154,8 +154,19 @@ static void wait_while(_Atomic uint32_t *word, uint32_t value) {
 static void wake_all(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); }
 static void waiting_after_fork(void) {}
 #elif defined(_WIN32)
-static void wait_while(_Atomic uint32_t *word, uint32_t value) { WaitOnAddress((void *)word, &value, 4, INFINITE); }
-static void wake_all(_Atomic uint32_t *word) { WakeByAddressAll((void *)word); }
+static SRWLOCK waiting_lock = SRWLOCK_INIT;
+static CONDITION_VARIABLE waiting = CONDITION_VARIABLE_INIT;
+static void wait_while(_Atomic uint32_t *word, uint32_t value) {
+    AcquireSRWLockExclusive(&waiting_lock);
+    while (atomic_load(word) == value) SleepConditionVariableSRW(&waiting, &waiting_lock, INFINITE, 0);
+    ReleaseSRWLockExclusive(&waiting_lock);
+}
+static void wake_all(_Atomic uint32_t *word) {
+    (void)word;
+    AcquireSRWLockExclusive(&waiting_lock);
+    WakeAllConditionVariable(&waiting);
+    ReleaseSRWLockExclusive(&waiting_lock);
+}
 static void waiting_after_fork(void) {}
 #else
 static pthread_mutex_t waiting_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -475,6 +486,11 @@ typedef float float4 __attribute__((vector_size(16)));
 #if defined(__clang__) || __GNUC__ >= 11
 #define WITH_AVXVNNI
 #endif
+#if defined(__clang__) && __clang_major__ >= 18 && __clang_major__ <= 21
+#define AVX512_BASE "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,evex512" /* these count 512 bits apart */
+#else
+#define AVX512_BASE "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
+#endif
 
 /* Before AVX-VNNI no product of bytes is safe from overflow: even and odd bytes as 16-bit numbers. */
 X86("avx2") static inline __m256i dot4_avx2(__m256i sum, __m256i w, __m256i x) {
@@ -484,7 +500,7 @@ X86("avx2") static inline __m256i dot4_avx2(__m256i sum, __m256i w, __m256i x) {
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 }
 
-X86("avx512bw") static inline __m512i dot4_avx512(__m512i sum, __m512i w, __m512i x) {
+X86(AVX512_BASE) static inline __m512i dot4_avx512(__m512i sum, __m512i w, __m512i x) {
     __m512i even = _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)),
                                      _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
     __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(x, 8));
@@ -501,7 +517,7 @@ X86("avx2") static inline float4 sum4_avx2(__m256 a, __m256 b, __m256 c, __m256 
     return (float4)_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 }
 
-X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, __m512 d) {
+X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, __m512 d) {
     __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     __m512 v = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
@@ -539,7 +555,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 
 #define SET avx512
 #define LANES 16
-#define TARGET X86("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#define TARGET X86(AVX512_BASE)
 #define FLOAT_ROWS 6
 #define INT8_BLOCKS 1
 #define INT8_ROWS 6
@@ -552,7 +568,7 @@ X86("avx512f,avx512dq") static inline float4 sum4_avx512(__m512 a, __m512 b, __m
 
 #define SET avx512vnni
 #define LANES 16
-#define TARGET X86("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#define TARGET X86(AVX512_BASE ",avx512vnni")
 #define FLOAT_ROWS 6
 #define INT8_BLOCKS 2
 #define INT8_ROWS 6
