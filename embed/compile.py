@@ -32,12 +32,11 @@ TARGETS = {
     "linux-x86_64": ("x86_64-linux-gnu.2.17", []),
     "linux-aarch64": ("aarch64-linux-gnu.2.17", ["-mno-outline-atomics"]),
     "linux-riscv64": ("riscv64-linux-gnu.2.27", []),
-    "macos-x86_64": ("x86_64-macos.11.0", ["-s"]),
-    "macos-aarch64": ("aarch64-macos.11.0", ["-s"]),
-    # zig 0.15 cannot strip these; -g0 leaves little to strip.
+    "macos-x86_64": ("x86_64-macos.11.0", []),
+    "macos-aarch64": ("aarch64-macos.11.0", []),
     "windows-x86_64": ("x86_64-windows-gnu", []),
     "windows-aarch64": ("aarch64-windows-gnu", []),
-    "freebsd-x86_64": ("x86_64-freebsd", ["-s", "-lpthread"]),
+    "freebsd-x86_64": ("x86_64-freebsd", ["-lpthread"]),
 }
 
 
@@ -72,14 +71,16 @@ def native_compiler() -> list[str] | None:
     return [found] if found else None
 
 
-def commands(target: str | None, cc: str | None, out: Path) -> list[list[str]]:
-    """What to run to get the library at out: a named target is for everybody and zig's affair,
-    this machine's own is its compiler's. Raises CompileError without a compiler.
+def commands(target: str | None, cc: str | None, out: str) -> list[list[str]]:
+    """What to run, in a folder of its own, to get the library in the file out.
+
+    A named target is for everybody and zig's affair; this machine's own is its compiler's.
+    Raises CompileError without a compiler.
     """
     compiler = shlex.split(cc) if cc else native_compiler()
     here = target in (None, native_target())
     if compiler and (cc or (here and not (target and zig()))):
-        return [[*compiler, *FLAGS, *"-fPIC -shared -pthread -s -o".split(), str(out), str(SOURCE)]]
+        return [[*compiler, *FLAGS, *"-fPIC -shared -pthread -s -o".split(), out, str(SOURCE)]]
     target = target or native_target()
     if target not in TARGETS:
         raise CompileError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
@@ -88,7 +89,7 @@ def commands(target: str | None, cc: str | None, out: Path) -> list[list[str]]:
     triple, extra = TARGETS[target]
     build = [*zig(), "cc", "-target", triple, *FLAGS, "-g0", str(SOURCE)]
     if not target.startswith("linux"):
-        return [[*build, "-shared", *extra, "-o", str(out)]]
+        return [[*build, "-shared", "-s", *extra, "-o", out]]
     part = f"{out}.o"
     link = [*zig(), *"ld.lld -shared -s --build-id=none".split(), *"-z now -z relro".split()]
     return [[*build, *extra, "-fPIC", "-c", "-o", part], [*link, part, "-o", str(out)]]
@@ -104,22 +105,23 @@ def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | No
     final = Path(out_dir) / library_name(name)
     try:
         with tempfile.TemporaryDirectory(dir=out_dir) as aside:
-            out = Path(aside) / final.name
-            for command in commands(target, cc, out):
-                run(command, name)
-            os.chmod(out, 0o644)
-            os.replace(out, final)
+            for command in commands(target, cc, final.name):
+                run(command, name, aside)
+            os.chmod(Path(aside) / final.name, 0o644)
+            os.replace(Path(aside) / final.name, final)
     except OSError as error:
         raise CompileError(f"cannot write {final}: {error.strerror or error}") from None
     return final
 
 
-def run(command: list[str], target: str) -> None:
-    """Runs one compiler command; its first error becomes the message of a CompileError."""
+def run(command: list[str], target: str, folder: str) -> None:
+    """Runs one compiler command in folder; its first error becomes a CompileError's message.
+
+    In the folder and not with a path, as zig 0.15 links Windows libraries only there.
+    """
+    options = {"capture_output": True, "text": True, "errors": "replace", "check": False}
     try:
-        done = subprocess.run(
-            command, capture_output=True, check=False, text=True, errors="replace"
-        )
+        done = subprocess.run(command, cwd=folder, **options)
     except OSError as error:
         raise CompileError(f"cannot run {command[0]}: {error.strerror}") from None
     if done.returncode:
