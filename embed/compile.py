@@ -114,10 +114,10 @@ def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | No
     return final
 
 
-def run(command: list[str], target: str, folder: str) -> None:
-    """Runs one compiler command in folder; its first error becomes a CompileError's message.
+def run(command: list[str], target: str, folder: str | None = None) -> None:
+    """Runs one compiler command (in folder); its first error becomes a CompileError's message.
 
-    In the folder and not with a path, as zig 0.15 links Windows libraries only there.
+    In a folder and not with a path, as zig 0.15 links Windows libraries only there.
     """
     options = {"capture_output": True, "text": True, "errors": "replace", "check": False}
     try:
