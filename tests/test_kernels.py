@@ -19,25 +19,15 @@ import numpy as np
 import pytest
 
 from embed import compile as compiler
-from embed.kernel import CLayer, CModel, CTensor
+from embed.kernel import FUNCTIONS as BINDING
+from embed.kernel import INT32, POINTER, CLayer, CModel, CTensor
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = ROOT / "tests" / "check_kernels.c"
 SETS = "avx512vnni", "avx512", "avxvnni", "avx2", "dotprod", "neon", "portable"
-POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-FUNCTIONS = {
-    "kernel_isa": (ctypes.c_char_p,),
-    "pool_new": (POINTER, INT32),
-    "pool_free": (None, POINTER),
-    "packed_bytes": (INT64, INT32, INT32, INT32),
-    "packed_scales": (INT64, INT32, INT32, INT32),
-    "pack": (None, POINTER, POINTER, INT32, INT32, INT32, POINTER, POINTER),
+FUNCTIONS = BINDING | {  # what only the tests call
     "unpack_row": (None, POINTER, INT32, POINTER),
-    "scratch_floats": (INT64, POINTER),
     "matmul": (None, POINTER, POINTER, POINTER, INT32, POINTER, POINTER),
-    "attention": (None, POINTER, POINTER, POINTER, INT32, INT32),
-    "feed_forward": (None, POINTER, POINTER, POINTER, INT32),
-    "classify": (None, POINTER, POINTER, POINTER, POINTER, INT32, POINTER),
 }
 
 
