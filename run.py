@@ -24,6 +24,7 @@ import numpy as np
 sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
 __version__ = "1.0.0"
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
+ROW_BY_ROW = range(2**16, 2**20)  # weights: smaller ones are cached, BLAS has threads for larger
 Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
 
 
@@ -77,11 +78,10 @@ class QuantizedTensor:
     @np.errstate(all="ignore")
     def from_rows(cls, rows, shape, group):  # rows(start, stop) gives float32 rows
         q = np.empty((shape[0], shape[1] // group, group), np.int8)
-        scales = np.empty(q.shape[:2], np.float32)
+        scales = np.empty((*q.shape[:2], 1), np.float32)
         for i in range(0, shape[0], step := max(1, 2**18 // shape[1])):
-            q[i : i + step], scale = quantize(rows(i, i + step), group)
-            scales[i : i + step] = scale[..., 0]
-        return cls(q, scales)
+            q[i : i + step], scales[i : i + step] = quantize(rows(i, i + step), group)
+        return cls(q, scales[..., 0])
 
 
 def progress(items, what):
@@ -100,15 +100,17 @@ def rmsnorm(x, weight, eps):  # (T, dim), (dim,) -> (T, dim)
     return weight * (np.float32(1) / np.sqrt(mean_square + np.float32(eps)) * x)
 
 
-def softmax(x):  # (..., n) -> (..., n), in place, exponentials and sum rounded as in run.c
+def softmax(x):  # (..., n) -> (..., n), in place
+    """Each row as probabilities, exponentials and sum rounded as in run.c."""
     x -= np.maximum.reduce(x, axis=-1, keepdims=True)  # against overflow
     np.exp(x, out=x, dtype=np.float64, casting="same_kind")
     x /= np.add.accumulate(x, axis=-1)[..., -1:]
     return x
 
 
-def silu(x):  # x * sigmoid(x), the exponential rounded as in run.c (Elfwing et al., 2017)
-    return x * (np.float32(1) / (1 + np.exp(-x, dtype=np.float64).astype(np.float32)))
+def silu(x):
+    """x * sigmoid(x), the exponential rounded as in run.c. (Elfwing et al., 2017)"""
+    return x * (np.float32(1) / (1 + np.exp(-x.astype(np.float64)).astype(np.float32)))
 
 
 def rope_table(c, start, stop):  # -> (stop - start, 1, hs / 2) complex64
@@ -118,14 +120,26 @@ def rope_table(c, start, stop):  # -> (stop - start, 1, hs / 2) complex64
     return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)[:, None]
 
 
-def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs): a complex product
-    return (x.view(np.complex64) * table).view(np.float32)
+def apply_rope(x, table, in_order=False):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
+    """Turn each pair of numbers by its angle: a complex product, where that may skip roundings."""
+    if not in_order:
+        return (x.view(np.complex64) * table).view(np.float32)
+    even, odd, cos, sin = x[..., ::2], x[..., 1::2], table.real, table.imag
+    return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
+
+
+def matmul_in_order(a, b):  # (..., m, k), (..., k, n) -> (..., m, n)
+    """a @ b, each sum from its first to its last product as in C; BLAS adds in another order."""
+    rows = (np.multiply(a[..., i, :, None], b, order="C") for i in range(a.shape[-2]))
+    return np.stack([np.add.reduce(row, axis=-2) for row in rows], axis=-2)
 
 
 def matmul(w, x):  # (out, in), (T, in) -> (T, out)
     """x times w transposed; for int8 weights x is rounded too, and groups are summed in order."""
     if not isinstance(w, QuantizedTensor):
-        return x @ w.T
+        if len(x) == 1 and w.size in ROW_BY_ROW:
+            return (w[:, None] @ x.T).reshape(1, -1)
+        return x.dot(w.T)
     whole, scales = quantize(x, w.group)  # (T, in / group, group), (T, in / group, 1)
     sums = w.floats @ whole.transpose(1, 2, 0)  # (in / group, out, T), exact: whole numbers
     sums *= w.scales.T[..., None]
@@ -148,7 +162,7 @@ class Transformer:
         for layer, (keys, values) in zip(weights.layers, cache, strict=True):
             layer.keys, layer.values = keys, values
         self.x = np.empty((min(MAX_ROWS, context), config.dim), np.float32)
-        self.mask = np.triu(np.full((len(self.x), len(self.x)), -np.inf, np.float32), 1)
+        self.in_order = isinstance(weights.tok_emb, QuantizedTensor)  # there last bits change words
 
     @np.errstate(all="ignore")  # damaged weights give NaN logits, and the sampler says so
     def forward(self, tokens, pos, last_only=True):
@@ -160,8 +174,7 @@ class Transformer:
             self.rope[start : self.turned] = rope_table(self.config, start, self.turned)
         chunks, logits = range(0, len(tokens), MAX_ROWS), []
         for i in chunks if len(chunks) == 1 else progress(chunks, "reading the prompt"):
-            chunk = tokens[i : i + MAX_ROWS]
-            x = self.x[: len(chunk)]  # (T, dim)
+            x = self.x[: len(chunk := tokens[i : i + MAX_ROWS])]  # (T, dim)
             x[:] = self.weights.tok_emb[chunk]
             for layer in self.weights.layers:
                 self.attention(layer, x, pos + i)
@@ -173,18 +186,19 @@ class Transformer:
         """x += wo mix, where each token mixes the values of itself and of all before it."""
         c, T, end = self.config, len(x), pos + len(x)
         n, table = rmsnorm(x, layer.att_norm, c.norm_eps), self.rope[pos:end]
-        q = apply_rope(matmul(layer.wq, n).reshape(T, c.n_heads, c.head_size), table)
-        k = apply_rope(matmul(layer.wk, n).reshape(T, c.n_kv_heads, c.head_size), table)
-        v = matmul(layer.wv, n).reshape(T, c.n_kv_heads, c.head_size)
+        q, k, v = (matmul(w, n).reshape(T, -1, c.head_size) for w in (layer.wq, layer.wk, layer.wv))
+        q, k = (apply_rope(heads, table, self.in_order) for heads in (q, k))
+        product = matmul_in_order if self.in_order else np.matmul
         layer.keys[:, pos:end], layer.values[:, pos:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
         # Query heads that share a key head become rows of one product: no key is repeated.
         q = q.reshape(T, c.n_kv_heads, -1, c.head_size).transpose(1, 2, 0, 3)
         q = q.reshape(c.n_kv_heads, -1, c.head_size)  # (n_kv_heads, sharing * T, hs)
-        scores = q @ layer.keys[:, :end].swapaxes(1, 2)  # (n_kv_heads, sharing * T, end)
+        scores = product(q, layer.keys[:, :end].swapaxes(1, 2))  # (..., sharing * T, end)
         scores /= np.float32(math.sqrt(c.head_size))
         if T > 1:
-            scores.reshape(c.n_kv_heads, -1, T, end)[..., pos:] += self.mask[:T, :T]
-        mix = softmax(scores) @ layer.values[:, :end]  # (n_kv_heads, sharing * T, hs)
+            future = np.triu(np.full((T, T), -np.inf, np.float32), 1)
+            scores.reshape(c.n_kv_heads, -1, T, end)[..., pos:] += future
+        mix = product(softmax(scores), layer.values[:, :end])  # (..., sharing * T, hs)
         mix = mix.reshape(c.n_kv_heads, -1, T, c.head_size).transpose(2, 0, 1, 3)
         x += matmul(layer.wo, mix.reshape(T, c.dim))
 
@@ -223,25 +237,24 @@ class Tokenizer:
         return [self.bos] * bos + self.merge(tokens)
 
     def merge(self, tokens):  # best score first, leftmost on ties: a heap over a linked list
-        n, heap, pieces, byte_ids = len(tokens), [], self.pieces, {*self.byte_ids}
-        before, after = list(range(-1, n - 1)), list(range(1, n + 1))
+        n, heap, single = len(tokens), [], {*self.byte_ids, None}  # None: merged, or an end
+        before, after, tokens = [*range(-1, n)], [*range(1, n + 1)], [*tokens, None]
 
-        def consider(i, j):
-            if i < 0 or j == n or tokens[i] in byte_ids or tokens[j] in byte_ids:
+        def consider(i):  # the pair that begins at i
+            left, right = tokens[i], tokens[after[i]]
+            if left in single or right in single:
                 return
-            if (token := self.ids.get(pieces[tokens[i]] + pieces[tokens[j]])) is not None:
-                heapq.heappush(heap, (-self.scores[token], i, j, tokens[i], tokens[j], token))
+            if (token := self.ids.get(self.pieces[left] + self.pieces[right])) is not None:
+                heapq.heappush(heap, (-self.scores[token], i, left, right, token))
 
-        for i in range(n - 1):
-            consider(i, i + 1)
+        for i in range(n):
+            consider(i)
         while heap:
-            _, i, j, left, right, token = heapq.heappop(heap)
-            if after[i] == j and tokens[i] == left and tokens[j] == right:  # else it is outdated
-                tokens[i], tokens[j], after[i] = token, None, after[j]
-                if after[i] < n:
-                    before[after[i]] = i
-                consider(before[i], i)
-                consider(i, after[i])
+            _, i, left, right, token = heapq.heappop(heap)
+            if (tokens[i], tokens[j := after[i]]) == (left, right):  # else it is outdated
+                tokens[i], tokens[j], after[i], before[after[j]] = token, None, after[j], i
+                consider(before[i])
+                consider(i)
         return [token for token in tokens if token is not None]
 
     def decode(self, prev, token):  # -> bytes; after BOS without encode's space
@@ -384,18 +397,14 @@ def dequantize_q6_k(blocks):  # (rows, n) -> (rows, n * 256): w = d scale (q - 3
     return (scales[..., None] * q.reshape(*scales.shape, 16)).reshape(len(blocks), -1)
 
 
-def nibbles(blocks):  # Q4_0 (rows, n) -> (rows, n, 32): the low halves, then the high ones, minus 8
-    return np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], -1).astype(np.int8) - np.int8(8)
-
-
-K = [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12)]
+K, Q4_0 = [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12)], [("d", "<f2"), ("q", "u1", 16)]
 Q6_K = [("low", "u1", 128), ("high", "u1", 64), ("scales", "i1", 16), ("d", "<f2")]
 GGUF_TYPES = {  # number: name, weights in a block, block, how int8 or float32 is made of it
     0: ("F32", 1, "<f4", lambda x: x),
     1: ("F16", 1, "<f2", lambda x: x.astype(np.float32)),
     30: ("BF16", 1, "<u2", lambda x: (x.astype(np.uint32) << 16).view(np.float32)),
     8: ("Q8_0", 32, [("d", "<f2"), ("q", "i1", 32)], lambda blocks: blocks["q"]),
-    2: ("Q4_0", 32, [("d", "<f2"), ("q", "u1", 16)], nibbles),
+    2: ("Q4_0", 32, Q4_0, lambda x: (np.concatenate([x["q"] & 15, x["q"] >> 4], 2) - 8).view("i1")),
     12: ("Q4_K", 256, [*K, ("q", "u1", 128)], dequantize_k),
     13: ("Q5_K", 256, [*K, ("fifth", "u1", 32), ("q", "u1", 128)], dequantize_k),
     14: ("Q6_K", 256, Q6_K, dequantize_q6_k),
@@ -459,19 +468,16 @@ class GGUF(Reader):
         sizes += int(meta.get("attention.head_count_kv", sizes[-1])), vocab_size
         eps, base = meta["attention.layer_norm_rms_epsilon"], meta.get("rope.freq_base", 1e4)
         c = Config(*sizes, int(meta["context_length"]), norm_eps=eps, rope_base=base)
-        only = dict.fromkeys(("rope.dimension_count", "attention.key_length"), c.head_size)
-        for key, known in (only | {"expert_count": 0, "rope.scaling.type": "none"}).items():
+        only = {"expert_count": 0, "rope.scaling.type": "none", "tokenizer.ggml.model": "llama"}
+        only |= dict.fromkeys(("rope.dimension_count", "attention.key_length"), c.head_size)
+        for key, known in only.items():
             if meta.get(key, known) != known:
                 raise ModelError(f"{key} is {meta[key]!r:.40}; supported is only {known}")
         return c
 
     def tokenizer(self):  # -> the Tokenizer inside, or None
-        meta = {"bos_token_id": 1, "eos_token_id": 2, "add_space_prefix": True, "model": "llama"}
-        meta |= {
-            k.removeprefix("tokenizer.").removeprefix("ggml."): v for k, v in self.meta.items()
-        }
-        if meta["model"] != "llama":
-            raise ModelError(f"tokenizer {meta['model']!r:.40} is not supported: only 'llama' is")
+        meta = {"bos_token_id": 1, "eos_token_id": 2, "add_space_prefix": True}
+        meta |= {k.split(".")[-1]: v for k, v in self.meta.items() if k[:10] == "tokenizer."}
         if (texts := meta.get("tokens")) is None:
             return None
         types = meta.get("token_type", [1] * len(texts))
@@ -565,16 +571,13 @@ def generate(model, prompt="", steps=256, **sampling):
     steps = min(steps, model.context) if steps > 0 else model.context
     if len(tokens) > limit:
         raise ModelError(f"the prompt has {len(tokens):,} tokens, the context {limit:,}: cut it")
-    echo = zip(tokens, tokens[1 : steps + 1], strict=False)
-    yield text(b"".join(tokenizer.decode(*pair) for pair in echo))
-    token, logits = tokens[-1], model.forward(tokens, 0) if len(tokens) <= steps else None
+    yield text(b"".join(map(tokenizer.decode, tokens, tokens[1 : steps + 1])))
     for pos in range(len(tokens), steps + 1):
-        prev, token = token, sampler.sample(logits)
+        token = sampler.sample(model.forward(tokens, pos - len(tokens)))
         if token in tokenizer.stops:
             break
-        yield text(tokenizer.decode(prev, token))
-        if pos < steps:
-            logits = model.forward([token], pos)
+        yield text(tokenizer.decode(tokens[-1], token))
+        tokens = [token]
     yield text(b"", final=True)
 
 
@@ -589,10 +592,9 @@ def parse_args(argv):
     add("-n", "--steps", type=int, help="tokens, prompt included; 0: all that fit (256; chat: 0)")
     add("-i", "--prompt", default="", help="the text to go on from; - reads it from stdin")
     add("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin (else: in the model, beside it)")
-    add("-j", "--threads", type=int, default=0, help="threads (else: one per core)")
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-v", "--verbose", action="store_true", help="seed and backend on stderr")
-    parser.set_defaults(task=tell, int8=False)
+    parser.set_defaults(task=tell, int8=False, threads=0)
     try:
         argv, hint = extra("options").add_to(parser) + argv, "-h lists the options"
     except ModelError as error:
@@ -601,23 +603,15 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     args.loading = {k: vars(args)[k] for k in ("tokenizer", "backend", "threads", "int8")}
     args.sampling = {k: vars(args)[k] for k in ("temperature", "topp", "seed")}
-    try:  # the seed is drawn here, so that it can be told
-        args.sampling["seed"] = Sampler(**args.sampling).seed
-    except ModelError as error:
-        parser.error(error)
-    if not 0 <= args.threads <= 1024:
-        parser.error(f"threads is {args.threads}; it must be from 0 (all cores) to 1024")
+    args.sampling["seed"] = Sampler(**args.sampling).seed  # drawn here, so that it can be told
     return args
 
 
 def tell(args):  # print a story as it comes; then, on stderr, how fast it came
     steps = 256 if args.steps is None else args.steps
     model = load_model(args.model, context=max(0, steps), **args.loading)
-    if args.prompt == "-" and sys.stdin is None:
-        raise ModelError("stdin is closed: give the prompt itself with -i")
-    prompt = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
     times = [time.perf_counter()]
-    for text in generate(model, prompt, steps, **args.sampling):
+    for text in generate(model, args.prompt, steps, **args.sampling):
         print(text, end="", flush=True)
         times.append(time.perf_counter())
     print(flush=True)
@@ -634,8 +628,13 @@ def main(argv=None):
     for stream, ends in (sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, "\n"):
         if stream is not None:  # UTF-8 and the same bytes on every system
             stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
+    args = None
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
+        if args.prompt == "-":
+            if sys.stdin is None:
+                raise ModelError("stdin is closed: give the prompt itself with -i")
+            args.prompt = sys.stdin.read().removesuffix("\n")
         return args.task(args) or 0
     except (ModelError, OSError, MemoryError, KeyboardInterrupt) as error:
         words = {KeyboardInterrupt: "interrupted", MemoryError: "out of memory: use less -n"}
@@ -643,7 +642,7 @@ def main(argv=None):
         print("run:", " ".join(message.split()), file=sys.stderr)
         if isinstance(error, OSError) and sys.stdout:  # what cannot be written goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
+        return 130 if isinstance(error, KeyboardInterrupt) else 1 if args else 2
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def add_to(parser):
     """
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
+    add("-j", "--threads", type=threads, default=0, help="threads (else: one per core)")
     add("-m", "--mode", choices=TASKS, default="generate", action=Mode, help="tell or talk")
     add("-y", "--system-prompt", default="", help="what a chat should know beforehand")
     add("--int8", action="store_true", help="round float weights to int8: less memory, faster")
@@ -43,6 +44,13 @@ def add_to(parser):
     add("--version", action="version", version=f"run {__version__}")
     inside = extra("payload").find_embedded().get("args.txt", b"")
     return shlex.split(bytes(inside).decode())
+
+
+def threads(text):
+    """A number of threads, for argparse."""
+    if not 0 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 (all cores) to 1024")
+    return int(text)
 
 
 def task(function):

@@ -236,3 +236,49 @@ def fits(group, shape):
     matrices = [size for name, size in shape.tensor_shapes().items() if name not in models.NORMS]
     whole = all(math.prod(size[-2:]) % group == 0 for size in matrices)
     return whole and all(math.gcd(row, group) > 1 for row in (shape.dim, shape.hidden_dim))
+
+
+# ------------------------------------------------------------------ fast paths and their references
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(n=st.integers(1, 4), m=st.integers(1, 5), k=st.integers(2, 70), o=st.integers(2, 40))
+def test_products_in_order(n, m, k, o):
+    """The same numbers as a plain loop to the last bit, and as BLAS but for rounding."""
+    a, keys = noise(n, m, k), noise(n, o, k, seed=1)
+    for b in keys.swapaxes(1, 2), np.ascontiguousarray(keys.swapaxes(1, 2)):
+        total = np.zeros((n, m, o), np.float32)
+        for i in range(k):
+            total += a[:, :, i, None] * b[:, None, i]
+        got = run.matmul_in_order(a, b)
+        assert got.dtype == np.float32
+        assert (got == total).all()
+        assert_close(np.matmul(a, b), got, 1e-6 * k)
+
+
+def test_rope_in_order():
+    """run.c's four products and two sums, each rounded, and the complex product near it."""
+    x, table = noise(7, 3, 10), run.rope_table(run.Config(30, 8, 1, 3, 3, 9, 64), 5, 12)
+    expected = np.empty_like(x)
+    for t, head, i in np.ndindex(7, 3, 5):
+        v0, v1 = x[t, head, 2 * i : 2 * i + 2]
+        cos, sin = table[t, 0, i].real, table[t, 0, i].imag
+        expected[t, head, 2 * i : 2 * i + 2] = v0 * cos - v1 * sin, v0 * sin + v1 * cos
+    assert (run.apply_rope(x, table, in_order=True) == expected).all()
+    assert_close(run.apply_rope(x, table), expected, 1e-6)
+
+
+@pytest.mark.parametrize("out", [1, 3, 64, 257, 1021])
+@pytest.mark.parametrize("n", [2, 63, 64, 260, 1031])
+def test_matmul_of_every_size(out, n):
+    """Small, row by row, and large (the last ones): the same product for one token or more."""
+    w, x = noise(out, n), noise(3, n, seed=1)
+    want = x.astype(float) @ w.T.astype(float)
+    assert_close(run.matmul(w, x), want, 1e-5)
+    for t in range(3):
+        got = run.matmul(w, x[t : t + 1])
+        assert got.shape == (1, out) and got.dtype == np.float32
+        assert_close(got, want[t : t + 1], 1e-5)
+    assert 257 * 260 in run.ROW_BY_ROW and 1021 * 1031 not in run.ROW_BY_ROW
