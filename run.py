@@ -101,37 +101,29 @@ def rmsnorm(x, weight, eps):  # (T, dim), (dim,) -> (T, dim)
 
 
 def softmax(x):  # (..., n) -> (..., n), in place
-    """Each row as probabilities, exponentials and sum rounded as in run.c."""
-    x -= np.maximum.reduce(x, axis=-1, keepdims=True)  # against overflow
-    np.exp(x, out=x, dtype=np.float64, casting="same_kind")
-    x /= np.add.accumulate(x, axis=-1)[..., -1:]
+    """Each row as probabilities; the largest is taken off first, against overflow."""
+    x -= np.maximum.reduce(x, axis=-1, keepdims=True)
+    np.exp(x, out=x)
+    x /= np.add.reduce(x, axis=-1, keepdims=True)
     return x
 
 
 def silu(x):
-    """x * sigmoid(x), the exponential rounded as in run.c. (Elfwing et al., 2017)"""
-    return x * (np.float32(1) / (1 + np.exp(-x.astype(np.float64)).astype(np.float32)))
+    """x * sigmoid(x). (Elfwing et al., 2017)"""
+    return x * (np.float32(1) / (1 + np.exp(-x)))
 
 
-def rope_table(c, start, stop):  # -> (stop - start, 1, hs / 2) complex64
-    """e^(i angle) for the positions and every pair of numbers. (Su et al., 2021)"""
-    powers = (c.rope_base ** (np.arange(0, c.head_size, 2) / c.head_size)).astype(np.float32)
-    angles = (np.arange(start, stop, dtype=np.float32)[:, None] * (1 / powers)).astype(np.float64)
-    return (np.cos(angles) + 1j * np.sin(angles)).astype(np.complex64)[:, None]
+def rope_table(c, start, stop, circle=lambda angles: np.exp(1j * angles)):
+    """Turns of every position (stop - start, 1, hs / 2), complex64. (RoPE: Su et al., 2021)"""
+    parts = np.arange(0, c.head_size, 2, dtype=np.float32) / np.float32(c.head_size)
+    powers = (c.rope_base ** parts.astype(np.float64)).astype(np.float32)
+    angles = np.arange(start, stop, dtype=np.float32)[:, None, None] * (np.float32(1) / powers)
+    return circle(angles.astype(np.float64)).astype(np.complex64)
 
 
-def apply_rope(x, table, in_order=False):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
-    """Turn each pair of numbers by its angle: a complex product, where that may skip roundings."""
-    if not in_order:
-        return (x.view(np.complex64) * table).view(np.float32)
-    even, odd, cos, sin = x[..., ::2], x[..., 1::2], table.real, table.imag
-    return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
-
-
-def matmul_in_order(a, b):  # (..., m, k), (..., k, n) -> (..., m, n)
-    """a @ b, each sum from its first to its last product as in C; BLAS adds in another order."""
-    rows = (np.multiply(a[..., i, :, None], b, order="C") for i in range(a.shape[-2]))
-    return np.stack([np.add.reduce(row, axis=-2) for row in rows], axis=-2)
+def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
+    """Turn each pair of numbers by its angle: a complex product."""
+    return (x.view(np.complex64) * table).view(np.float32)
 
 
 def matmul(w, x):  # (out, in), (T, in) -> (T, out)
@@ -149,7 +141,13 @@ def matmul(w, x):  # (out, in), (T, in) -> (T, out)
 
 # ------------------------------------------------------------------------------ transformer
 class Transformer:
-    """A model and its KV cache; embed/kernel.py replaces attention, feed_forward, classify."""
+    """A model and its KV cache; embed/kernel.py replaces attention, feed_forward, classify.
+
+    embed/in_order.py replaces the functions below: in int8 a last bit can change a word.
+    """
+
+    rope_table, apply_rope = staticmethod(rope_table), staticmethod(apply_rope)
+    product, softmax, silu = staticmethod(np.matmul), staticmethod(softmax), staticmethod(silu)
 
     def __init__(self, config, weights, context, backend="numpy"):
         self.config, self.weights, self.context, self.backend = config, weights, context, backend
@@ -162,7 +160,6 @@ class Transformer:
         for layer, (keys, values) in zip(weights.layers, cache, strict=True):
             layer.keys, layer.values = keys, values
         self.x = np.empty((min(MAX_ROWS, context), config.dim), np.float32)
-        self.in_order = isinstance(weights.tok_emb, QuantizedTensor)  # there last bits change words
 
     @np.errstate(all="ignore")  # damaged weights give NaN logits, and the sampler says so
     def forward(self, tokens, pos, last_only=True):
@@ -171,7 +168,7 @@ class Transformer:
             raise ModelError(f"{end:,} tokens do not fit a context of {self.context:,}: cut them")
         if end > self.turned:
             start, self.turned = self.turned, min(end + MAX_ROWS, self.context)
-            self.rope[start : self.turned] = rope_table(self.config, start, self.turned)
+            self.rope[start : self.turned] = self.rope_table(self.config, start, self.turned)
         chunks, logits = range(0, len(tokens), MAX_ROWS), []
         for i in chunks if len(chunks) == 1 else progress(chunks, "reading the prompt"):
             x = self.x[: len(chunk := tokens[i : i + MAX_ROWS])]  # (T, dim)
@@ -187,25 +184,24 @@ class Transformer:
         c, T, end = self.config, len(x), pos + len(x)
         n, table = rmsnorm(x, layer.att_norm, c.norm_eps), self.rope[pos:end]
         q, k, v = (matmul(w, n).reshape(T, -1, c.head_size) for w in (layer.wq, layer.wk, layer.wv))
-        q, k = (apply_rope(heads, table, self.in_order) for heads in (q, k))
-        product = matmul_in_order if self.in_order else np.matmul
+        q, k = self.apply_rope(q, table), self.apply_rope(k, table)
         layer.keys[:, pos:end], layer.values[:, pos:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
         # Query heads that share a key head become rows of one product: no key is repeated.
         q = q.reshape(T, c.n_kv_heads, -1, c.head_size).transpose(1, 2, 0, 3)
         q = q.reshape(c.n_kv_heads, -1, c.head_size)  # (n_kv_heads, sharing * T, hs)
-        scores = product(q, layer.keys[:, :end].swapaxes(1, 2))  # (..., sharing * T, end)
+        scores = self.product(q, layer.keys[:, :end].swapaxes(1, 2))  # (..., sharing * T, end)
         scores /= np.float32(math.sqrt(c.head_size))
         if T > 1:
             future = np.triu(np.full((T, T), -np.inf, np.float32), 1)
             scores.reshape(c.n_kv_heads, -1, T, end)[..., pos:] += future
-        mix = product(softmax(scores), layer.values[:, :end])  # (..., sharing * T, hs)
+        mix = self.product(self.softmax(scores), layer.values[:, :end])  # (..., sharing * T, hs)
         mix = mix.reshape(c.n_kv_heads, -1, T, c.head_size).transpose(2, 0, 1, 3)
         x += matmul(layer.wo, mix.reshape(T, c.dim))
 
     def feed_forward(self, layer, x):  # (T, dim), in place
         """x += w2 (silu(w1 x) * w3 x). (SwiGLU: Shazeer, 2020)"""
         n = rmsnorm(x, layer.ffn_norm, self.config.norm_eps)
-        x += matmul(layer.w2, silu(matmul(layer.w1, n)) * matmul(layer.w3, n))
+        x += matmul(layer.w2, self.silu(matmul(layer.w1, n)) * matmul(layer.w3, n))
 
     def classify(self, x):  # (T, dim) -> (T, vocab_size), the logits of the token after each
         n = rmsnorm(x, self.weights.final_norm, self.config.norm_eps)
@@ -524,10 +520,12 @@ def open_buffer(path):  # memory-mapped: nothing is read before it is used
         raise ModelError(getattr(error, "strerror", "") or f"{error}") from None
 
 
-def extra(name):  # the module embed/NAME.py, which run.py lacks when it was copied alone
+def extra(name, otherwise=None):  # the module embed/NAME.py, which run.py lacks when it is alone
     try:
         return importlib.import_module(f"embed.{name}")
     except ModuleNotFoundError:
+        if otherwise:
+            return otherwise
         raise ModelError(f"this needs embed/{name}.py beside run.py, and it is not there") from None
 
 
@@ -558,7 +556,9 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
     except ModelError as reason:
         if backend == "c":
             raise
-        model = Transformer(c, weights, context, f"numpy, {reason}")
+        plain = Weights(InOrder=Transformer)  # version 2 has a text to agree with, runq.c's
+        makers = extra("in_order", plain) if kind.startswith("llama2.c v2") else plain
+        model = makers.InOrder(c, weights, context, f"numpy, {reason}")
     model.tokenizer, model.format, model.files = own, kind, files
     return model
 

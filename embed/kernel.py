@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embed.in_order import InOrder
 from run import Config, ModelError, QuantizedTensor, Transformer, Weights, extra, progress
 
 ABI = 2  # of embed/kernels.c
@@ -62,7 +63,7 @@ class CModel(ctypes.Structure):
     _fields_ += [(name, INT32) for name in SIZES] + [("eps", ctypes.c_float)]
 
 
-class CTransformer(Transformer):
+class CTransformer(InOrder):
     """A Transformer whose attention, feed_forward and classify run in C on a pool of threads."""
 
     def __init__(self, config, weights, context, threads=0, kernel=None):

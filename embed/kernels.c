@@ -1066,24 +1066,28 @@ INLINE float sum(vec v) {
     return a[0];
 }
 
-/* e^x, rounded as the C library's: computed in double, x = k ln 2 + r with |r| <= ln 2 / 2, e^r by its series, times
- * 2^k. 0 below -87.3, e^88 above 88; NaN stays NaN. */
+/* e^x, rounded as glibc's expf does, with its polynomial: x = (k + r) ln 2 / 32 and e^x = 2^(k / 32) (1 + r (..)) in
+ * double. 2^(k / 32) is a power of two times the series of a number up to sqrt(2). 0 below -87.3, e^88 above 88; NaN
+ * stays NaN. (The same numbers are in embed/in_order.py.) */
 INLINE vec vexp(vec x) {
     const double round = 6755399441055744.0; /* 1.5 * 2^52: adding it leaves the nearest integer in the low bits */
     ivec tiny = x < -87.3f;
-    dvec y = __builtin_convertvector(choose(x > 88.0f, splat(88.0f), choose(tiny, splat(-87.3f), x)), dvec);
-    dvec rounded = y * 1.4426950408889634 + round;
-    dvec r = y - (rounded - round) * 0.6931471805599453;
-    dvec p = r * (1.0 / 3628800) + 1.0 / 362880;
-    p = p * r + 1.0 / 40320;
-    p = p * r + 1.0 / 5040;
-    p = p * r + 1.0 / 720;
-    p = p * r + 1.0 / 120;
-    p = p * r + 1.0 / 24;
-    p = p * r + 1.0 / 6;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
+    dvec z = __builtin_convertvector(choose(x > 88.0f, splat(88.0f), choose(tiny, splat(-87.3f), x)), dvec);
+    z *= 0x1.71547652b82fep+5; /* 32 / ln 2 */
+    dvec k = (z + round) - round, r = z - k;
+    dvec rounded = k * (1.0 / 32) + round;
+    dvec y = (k * (1.0 / 32) - (rounded - round)) * 0.6931471805599453;
+    dvec p = y * (1.0 / 3628800) + 1.0 / 362880;
+    p = p * y + 1.0 / 40320;
+    p = p * y + 1.0 / 5040;
+    p = p * y + 1.0 / 720;
+    p = p * y + 1.0 / 120;
+    p = p * y + 1.0 / 24;
+    p = p * y + 1.0 / 6;
+    p = p * y + 0.5;
+    p = p * y + 1.0;
+    p = p * y + 1.0;
+    p *= ((r * 0x1.c6af84b912394p-20 + 0x1.ebfce50fac4f3p-13) * r + 0x1.62e42ff0c52d6p-6) * r + 1.0;
     lvec power = ((lvec)rounded - 0x4338000000000000 + 1023) << 52;
     return (vec)(~tiny & (ivec)__builtin_convertvector(p * (dvec)power, vec));
 }

@@ -1,6 +1,8 @@
 """The transformer against the float64 reference: every shape, backend and way to feed it."""
 
+import ctypes
 import math
+import platform
 
 import models
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
+from embed import in_order
 
 FLOAT32 = 2e-5  # of the largest logit: float32 sums over at most 512 products and 3 layers
 INT8 = 5e-2  # an activation that rounds the other way moves a logit by about 1/127 of a product
@@ -246,13 +249,16 @@ def noise(*shape, seed=0):
 @settings(deadline=None, max_examples=60)
 @given(n=st.integers(1, 4), m=st.integers(1, 5), k=st.integers(2, 70), o=st.integers(2, 40))
 def test_products_in_order(n, m, k, o):
-    """The same numbers as a plain loop to the last bit, and as BLAS but for rounding."""
+    """The same numbers as a plain loop to the last bit, and as BLAS but for rounding.
+
+    Not with o = 1: that is the score of a single key, whose softmax is 1 in any order.
+    """
     a, keys = noise(n, m, k), noise(n, o, k, seed=1)
     for b in keys.swapaxes(1, 2), np.ascontiguousarray(keys.swapaxes(1, 2)):
         total = np.zeros((n, m, o), np.float32)
         for i in range(k):
             total += a[:, :, i, None] * b[:, None, i]
-        got = run.matmul_in_order(a, b)
+        got = in_order.product(a, b)
         assert got.dtype == np.float32
         assert (got == total).all()
         assert_close(np.matmul(a, b), got, 1e-6 * k)
@@ -266,8 +272,45 @@ def test_rope_in_order():
         v0, v1 = x[t, head, 2 * i : 2 * i + 2]
         cos, sin = table[t, 0, i].real, table[t, 0, i].imag
         expected[t, head, 2 * i : 2 * i + 2] = v0 * cos - v1 * sin, v0 * sin + v1 * cos
-    assert (run.apply_rope(x, table, in_order=True) == expected).all()
+    assert (in_order.apply_rope(x, table) == expected).all()
     assert_close(run.apply_rope(x, table), expected, 1e-6)
+
+
+def c_library():
+    """glibc's own functions, or a reason to skip."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("compares with glibc, and this system has another C library")
+    libm = ctypes.CDLL("libm.so.6")
+    for function in libm.expf, libm.cosf, libm.sinf, libm.powf:
+        function.restype = ctypes.c_float
+        function.argtypes = [ctypes.c_float] * (2 if function is libm.powf else 1)
+    return libm
+
+
+def test_exponentials_are_those_of_the_c_library():
+    libm, x = c_library(), noise(40_000) * 8
+    want = np.array([libm.expf(value) for value in x.tolist()], np.float32)
+    assert (in_order.expf(x) == want).all()
+    assert in_order.expf(np.array([np.nan, -np.inf, 0, -200], np.float32))[1:].tolist() == [0, 1, 0]
+    rows = noise(3, 2, 50) * 5
+    assert_close(run.softmax(rows.copy()), in_order.softmax(rows), 1e-6)
+    assert_close(run.silu(rows), in_order.silu(rows), 1e-6)
+
+
+@pytest.mark.parametrize("head_size", [2, 8, 32, 48, 128])
+def test_turns_are_those_of_the_c_library(head_size):
+    """The table as run.c computes it at each position: powf, a float product, cosf and sinf."""
+    libm, config = c_library(), run.Config(head_size, 8, 1, 1, 1, 9, 2048)
+    table = in_order.InOrder.rope_table(config, 0, 600)
+    for i in range(head_size // 2):
+        part = np.float32(2 * i) / np.float32(head_size)
+        frequency = np.float32(1) / np.float32(libm.powf(10000.0, part))
+        for pos in range(600):
+            angle = np.float32(pos) * frequency
+            assert table[pos, 0, i].real == libm.cosf(angle)
+            assert table[pos, 0, i].imag == libm.sinf(angle)
+    plain = run.rope_table(config, 0, 600)
+    assert_close(plain.view(np.float32), table.view(np.float32), 1e-6)
 
 
 @pytest.mark.parametrize("out", [1, 3, 64, 257, 1021])
