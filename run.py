@@ -623,13 +623,13 @@ def tell(args):  # print a story as it comes; then, on stderr, how fast it came
 
 def main(argv=None):
     """The command line; returns the exit status. Every failure is one line on stderr."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (print takes None for stdout)
     for stream, ends in (sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, "\n"):
         if stream is not None:  # UTF-8 and the same bytes on every system
             stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
     args = None
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         args = parse_args(sys.argv[1:] if argv is None else argv)
         if args.prompt == "-":
             if sys.stdin is None:

@@ -145,6 +145,15 @@ def test_chat_through_a_pipe(yes):
     assert b"Traceback" not in done.stderr
 
 
+def test_the_first_turn_may_come_whole_from_stdin(yes):
+    """-i - is all of it, as for a story: one turn of many lines, then the end of the input."""
+    flags = ("-m", "chat", "-t", "0", "-n", "40")
+    done = run_cli(yes, *flags, "-i", "-", stdin=b"one\ntwo\n")
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == run_cli(yes, *flags, "-i", "one\ntwo").stdout
+    assert done.stdout.count(b"Assistant:") == 1
+
+
 def test_chat_with_nothing_on_stdin(yes):
     done = run_cli(yes, "-m", "chat")
     assert done.returncode == 0

@@ -92,13 +92,12 @@ def model_bytes(name, group):
     return models.write_v2(model, group)[0] if group else models.write_v0(model)
 
 
-# Flags for the default model. Short: in int8 a sum, cosine or exponential whose last bit differs
-# (libraries do) may round an activation the other way, and change a word many tokens later.
+# Flags for the default model: whole stories.
 DEFAULT = [
-    ["-t", "0", "-n", "100"],
-    ["-s", "1", "-n", "40"],
-    ["-s", "2", "-n", "50", "-i", "Once upon a time"],
-    ["-s", "3", "-t", "0.7", "-p", "0.95", "-n", "40", "-i", "One day, a little"],
+    ["-t", "0", "-n", "300"],
+    ["-s", "1", "-n", "350"],
+    ["-s", "2", "-n", "350", "-i", "Once upon a time"],
+    ["-s", "3", "-t", "0.7", "-p", "0.95", "-n", "0", "-i", "One day, a little"],
 ]
 
 
