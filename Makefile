@@ -70,7 +70,7 @@ publish:                   ## (release) attach dist/ to the release TAG
 
 kernel: $(VENV)/kernel     ## embed/kernels-*: the C kernel for this machine
 
-model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: half an hour on two cores
+model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: an hour on two cores
 	$(PY) embed/train.py $(ARGS)
 
 clean:                     ## back to a fresh clone

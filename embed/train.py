@@ -358,7 +358,7 @@ def run_steps(args, model, optimizers, sp, data, batches, first):
 
 
 NUMBERS = {  # what the committed model was trained with
-    "steps": (10000, "steps of the optimizer"),
+    "steps": (9000, "steps of the optimizer"),
     "batch": (4, "windows a step"),
     "window": (512, "tokens a window"),
     "lr": (5e-3, "highest learning rate"),
