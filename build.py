@@ -67,7 +67,7 @@ def model_members(options, scratch):
     if options.args:
         try:
             engine.parse_args(shlex.split(options.args))  # a bad flag ends the build with one line
-        except ValueError as error:
+        except (ValueError, engine.ModelError) as error:
             raise BuildError(f"--args {options.args}: {error}") from None
         members.append(Member("args.txt", options.args.encode() + b"\n"))
     return members

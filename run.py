@@ -24,6 +24,7 @@ import numpy as np
 sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
 __version__ = "1.0.0"
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
+CONTROL = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # characters that could take over a terminal
 ROW_BY_ROW = range(2**16, 2**20 if (os.cpu_count() or 1) > 2 else 2**63)  # see matmul
 Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
 
@@ -41,7 +42,7 @@ class Config(SimpleNamespace):
         vars(self).update(zip(names, sizes, strict=True), norm_eps=norm_eps, rope_base=rope_base)
         for name, value in vars(self).items():
             if not 0 < value < 2**31:
-                raise ModelError(f"{name} is {value} in the header; it must be from 1 to 2^31 - 1")
+                raise ModelError(f"{name} is {value} in the header; it must be above 0, below 2^31")
         dim, hidden_dim, _, n_heads, n_kv_heads, *_ = sizes
         if dim % (2 * n_heads) or n_heads % n_kv_heads:
             raise ModelError(f"dim {dim}, heads {n_heads}, KV heads {n_kv_heads} do not divide")
@@ -141,10 +142,7 @@ def matmul(w, x):  # (out, in), (T, in) -> (T, out)
 
 # ------------------------------------------------------------------------------ transformer
 class Transformer:
-    """A model and its KV cache; embed/kernel.py replaces attention, feed_forward, classify.
-
-    embed/in_order.py replaces the functions below: in int8 a last bit can change a word.
-    """
+    """A model and its KV cache; embed/kernel.py and embed/in_order.py replace parts of it."""
 
     rope_table, apply_rope = staticmethod(rope_table), staticmethod(apply_rope)
     product, softmax, silu = staticmethod(np.matmul), staticmethod(softmax), staticmethod(silu)
@@ -164,7 +162,7 @@ class Transformer:
     @np.errstate(all="ignore")  # damaged weights give NaN logits, and the sampler says so
     def forward(self, tokens, pos, last_only=True):
         """Read tokens from position pos on -> the last one's logits, or all (T, vocab_size)."""
-        if (end := pos + len(tokens)) > self.context:
+        if (end := pos + len(tokens)) > self.context or not 0 <= pos < end:
             raise ModelError(f"{end:,} tokens do not fit a context of {self.context:,}: cut them")
         if end > self.turned:
             start, self.turned = self.turned, min(end + MAX_ROWS, self.context)
@@ -261,8 +259,7 @@ class Tokenizer:
 def text_stream():
     """A function from bytes to the text they complete; control characters become U+FFFD."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    control = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-    return lambda data, final=False: re.sub(control, "\ufffd", decode(data, final))
+    return lambda data, final=False: re.sub(CONTROL, "\ufffd", decode(data, final))
 
 
 # ---------------------------------------------------------------------------------- sampler
@@ -351,7 +348,8 @@ def read_llama2c(buffer):
     c = Config(*sizes)
     shapes = c.shapes | dict.fromkeys(("tok_emb", "wcls"), (c.vocab_size, c.dim))
     shapes["rope"] = c.seq_len, c.head_size  # tables, not used: they are computed
-    weights = Weights(layers=[Weights() for _ in range(min(c.n_layers, len(buffer) // c.dim))])
+    Reader(buffer).data("its layers", c.n_layers * sum(map(math.prod, c.shapes.values())))
+    weights = Weights(layers=[Weights() for _ in range(c.n_layers)])
     for name in (IN_V1 if version else IN_V0)[: -1 if shared else None]:
         shape = shapes.get(name, (c.dim,))
         take, form = (file.groups, group) if version == 2 and shape[1:] else (file.array, "<f4")
@@ -365,7 +363,7 @@ def read_llama2c(buffer):
 
 def read_tokenizer(buffer):  # the greatest length, then score, length and bytes of each token
     file, pieces, scores = Reader(buffer, 4), [], []
-    while file.offset < len(buffer):
+    while file.offset < len(buffer) and len(pieces) < 2**19:
         score, length = file.unpack(f"token {len(pieces)}", "<fi")
         pieces.append(bytes(file.data(f"token {len(pieces)}", length)))
         scores.append(score)
@@ -419,17 +417,20 @@ class GGUF(Reader):
         _, version, n_tensors, n_values = self.unpack("the header", "<4sIQQ")
         if version not in (2, 3):
             raise ModelError(f"GGUF version {version} is not supported: convert to version 3")
-        self.meta = {self.value(8): self.value() for _ in range(n_values)}
+        self.meta = {self.value(8): self.value() for _ in range(min(n_values, 2**16))}
         self.infos, self.types = {}, set()  # infos: shape, type, offset by name
-        for _ in range(n_tensors):
+        for _ in range(min(n_tensors, 2**16)):
             name, (n_dims,) = self.value(8), self.unpack("a tensor's shape", "<I")
             *shape, kind, offset = self.unpack("a tensor's shape", f"<{min(n_dims, 4)}QIQ")
             self.infos[name] = tuple(shape[::-1]), kind, offset
-        self.start = self.offset + -self.offset % self.meta.get("general.alignment", 32)
+        if (align := self.meta.get("general.alignment", 32)) % 8 or align < 8:
+            raise ModelError(f"general.alignment is {align!r:.40}; it must be a multiple of 8")
+        self.start = self.offset + -self.offset % align
 
     def value(self, kind=None):  # a number, string or list; its type stands before it
         kind = self.unpack("the metadata", "<I")[0] if kind is None else kind
         of, count = self.unpack("the metadata", "<IQ") if kind == 9 else (kind, 1)
+        count = min(count, 2**20)  # no model has more; a damaged file may say so
         if of in GGUF_SCALARS:
             values = self.array("the metadata", "<" + GGUF_SCALARS[of], count).tolist()
         elif of == 8:
@@ -465,6 +466,7 @@ class GGUF(Reader):
         eps, base = meta["attention.layer_norm_rms_epsilon"], meta.get("rope.freq_base", 1e4)
         c = Config(*sizes, int(meta["context_length"]), norm_eps=eps, rope_base=base)
         only = {"expert_count": 0, "rope.scaling.type": "none", "tokenizer.ggml.model": "llama"}
+        only |= {"rope.scaling.factor": 1, "rope.scale_linear": 1, "attention.causal": True}
         only |= dict.fromkeys(("rope.dimension_count", "attention.key_length"), c.head_size)
         for key, known in only.items():
             if meta.get(key, known) != known:
@@ -480,7 +482,7 @@ class GGUF(Reader):
         pieces = [text.replace("\u2581", " ").encode("utf-8", "surrogateescape") for text in texts]
         pieces = [b"" if types[i] == 3 else piece for i, piece in enumerate(pieces)]  # mute control
         special = {text: i for i, text in enumerate(texts) if types[i] in (2, 3, 4)}
-        bos, eos = (range(len(texts))[meta[f"{name}_token_id"]] for name in ("bos", "eos"))
+        bos, eos = (range(len(texts)).index(meta[f"{name}_token_id"]) for name in ("bos", "eos"))
         prefix, template = " " * bool(meta["add_space_prefix"]), str(meta.get("chat_template", ""))
         return Tokenizer(pieces, [*map(float, meta["scores"])], special, bos, eos, prefix, template)
 
@@ -498,7 +500,7 @@ def read_gguf(buffer):
         for name, theirs in zip(LAYER, GGUF_LAYER.split(), strict=True):
             setattr(layer, name, file.tensor(f"blk.{i}.{theirs}", *c.shapes.get(name, (c.dim,))))
     if file.infos:
-        raise ModelError(f"tensor {min(file.infos)} does not belong in a Llama of this shape")
+        raise ModelError(f"tensor {min(file.infos)!r:.60} does not belong in a Llama of this shape")
     return c, weights, "GGUF, " + ", ".join(sorted(file.types)), file.tokenizer()
 
 
@@ -545,20 +547,18 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
         own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
         if own and not len(own.pieces) == len(own.scores) == c.vocab_size > max(own.stops):
             raise ModelError(f"{len(own.pieces)} tokens, but the model has {c.vocab_size}: fix -z")
+        if not weights.final_norm.any():
+            raise ModelError("its last norm is all zeros: it is damaged or was not copied whole")
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None
     kind += extra("quantize").quantize_weights(c, weights) if int8 else ""
     context = min(context or c.seq_len, c.seq_len)
     try:
-        if backend == "numpy":
-            raise ModelError("as asked")
-        model = extra("kernel").CTransformer(c, weights, context, threads)
+        model = extra("kernel").choose(c, weights, context, threads, backend, kind)
     except ModelError as reason:
         if backend == "c":
             raise
-        plain = Weights(InOrder=Transformer)  # version 2 has a text to agree with, runq.c's
-        makers = extra("in_order", plain) if kind.startswith("llama2.c v2") else plain
-        model = makers.InOrder(c, weights, context, f"numpy, {reason}")
+        model = Transformer(c, weights, context, f"numpy, {reason}")
     model.tokenizer, model.format, model.files = own, kind, files
     return model
 
@@ -567,10 +567,11 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
 def generate(model, prompt="", steps=256, **sampling):
     """Yield the prompt, then the text of each token, until BOS, EOS or steps tokens in all."""
     sampler, text, tokenizer = Sampler(**sampling), text_stream(), model.tokenizer
-    tokens, limit = tokenizer.encode(prompt), model.config.seq_len
+    limit = model.config.seq_len
+    tokens = tokenizer.encode(prompt[: (limit + 1) * max(map(len, tokenizer.pieces))])
     steps = min(steps, model.context) if steps > 0 else model.context
     if len(tokens) > limit:
-        raise ModelError(f"the prompt has {len(tokens):,} tokens, the context {limit:,}: cut it")
+        raise ModelError(f"the prompt has more tokens than the context, {limit:,}: cut it")
     yield text(b"".join(map(tokenizer.decode, tokens, tokens[1 : steps + 1])))
     for pos in range(len(tokens), steps + 1):
         token = sampler.sample(model.forward(tokens, pos - len(tokens)))
@@ -595,12 +596,11 @@ def parse_args(argv):
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-v", "--verbose", action="store_true", help="seed and backend on stderr")
     parser.set_defaults(task=tell, int8=False, threads=0)
-    try:
-        argv, hint = extra("options").add_to(parser) + argv, "-h lists the options"
-    except ModelError as error:
-        hint = f"for more options {error}"
-    parser.error = lambda message: parser.exit(2, f"run: {message} ({hint})\n")
-    args = parser.parse_args(argv)
+    alone = Weights(add_to=lambda parser: [], HINT="for more options put embed/ beside run.py")
+    options = extra("options", alone)
+    end = f" ({options.HINT})\n"
+    parser.error = lambda text: parser.exit(2, "run: " + " ".join(text.split())[:500] + end)
+    args = parser.parse_args(options.add_to(parser) + argv)
     args.loading = {k: vars(args)[k] for k in ("tokenizer", "backend", "threads", "int8")}
     args.sampling = {k: vars(args)[k] for k in ("temperature", "topp", "seed")}
     args.sampling["seed"] = Sampler(**args.sampling).seed  # drawn here, so that it can be told
@@ -625,7 +625,7 @@ def main(argv=None):
     """The command line; returns the exit status. Every failure is one line on stderr."""
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (print takes None for stdout)
     for stream, ends in (sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, "\n"):
-        if stream is not None:  # UTF-8 and the same bytes on every system
+        if hasattr(stream, "reconfigure"):  # UTF-8 and the same bytes on every system
             stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
     args = None
     try:
@@ -634,12 +634,12 @@ def main(argv=None):
         if args.prompt == "-":
             if sys.stdin is None:
                 raise ModelError("stdin is closed: give the prompt itself with -i")
-            args.prompt = sys.stdin.read().removesuffix("\n")
+            args.prompt = sys.stdin.read(2**24).removesuffix("\n")
         return args.task(args) or 0
     except (ModelError, OSError, MemoryError, KeyboardInterrupt) as error:
         words = {KeyboardInterrupt: "interrupted", MemoryError: "out of memory: use less -n"}
         message = words.get(type(error)) or getattr(error, "strerror", None) or str(error)
-        print("run:", " ".join(message.split()), file=sys.stderr)
+        print("run:", re.sub(CONTROL, "\ufffd", " ".join(message.split())[:500]), file=sys.stderr)
         if isinstance(error, OSError) and sys.stdout:  # what cannot be written goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 130 if isinstance(error, KeyboardInterrupt) else 1 if args else 2

@@ -74,16 +74,18 @@ class Chat:
         """The tokens of a turn up to the reply. Special tokens in what the user says stay text."""
         t, tokenizer = self.template, self.tokenizer
         text = t.turn.replace("{system}", t.system if first and self.system else "")
-        special = "|".join(re.escape(name) for name in tokenizer.special if name)
-        tokens = [tokenizer.bos] if t.bos or first else []
-        for part in re.split(f"({special})", text) if special else [text]:
-            if part in tokenizer.special:
-                tokens.append(tokenizer.special[part])
-            elif part:
-                part = part.format(user=user, prompt=self.system)
-                tokens += tokenizer.encode(
-                    part, bos=False, prefix=t.bos or (first and len(tokens) < 2)
-                )
+        values = {"{user}": user, "{prompt}": self.system}
+        names = [*values, *filter(None, tokenizer.special)]
+        tokens, plain = [tokenizer.bos] if t.bos or first else [], ""
+        for part in [*re.split(f"({'|'.join(map(re.escape, names))})", text), None]:
+            if part is not None and (part in values or part not in tokenizer.special):
+                plain += values.get(part, part)
+                continue
+            if plain:
+                prefix = t.bos or (first and len(tokens) < 2)
+                tokens += tokenizer.encode(plain, bos=False, prefix=prefix)
+            tokens += [tokenizer.special[part]] if part else []
+            plain = ""
         return tokens
 
     def closing(self, stop):
@@ -158,7 +160,7 @@ def talk(model, system, first, sampler):
     while True:
         if not user:
             print("User: ", end="", flush=True)
-            line = sys.stdin.readline() if sys.stdin else ""
+            line = sys.stdin.readline(2**20) if sys.stdin else ""
             if not line:
                 break
             user = line.strip()

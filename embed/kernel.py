@@ -130,6 +130,20 @@ class CTransformer(InOrder):
         return logits
 
 
+def choose(config, weights, context, threads, backend, kind):
+    """The Transformer to use: in C, or in NumPy with the reason; ModelError if it must be C."""
+    try:
+        if backend == "numpy":
+            raise ModelError("as asked")
+        return CTransformer(config, weights, context, threads)
+    except ModelError as reason:
+        if backend == "c":
+            raise
+        like_runq = kind.startswith("llama2.c") and isinstance(weights.tok_emb, QuantizedTensor)
+        maker = InOrder if like_runq else Transformer
+        return maker(config, weights, context, f"numpy, {reason}")
+
+
 def available_cpus():
     """How many cores this process may use: its affinity, and its cgroup's quota."""
     has_affinity = hasattr(os, "sched_getaffinity")

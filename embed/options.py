@@ -6,6 +6,7 @@ import sys
 
 from run import ModelError, Sampler, __version__, extra, load_model, tell
 
+HINT = "-h lists the options"
 EXAMPLES = """examples:
   run.py                                    the embedded model tells a story
   run.py model.bin -i "Once upon a time"    a llama2.c checkpoint goes on from a prompt
@@ -48,8 +49,8 @@ def add_to(parser):
 
 def threads(text):
     """A number of threads, for argparse."""
-    if not 0 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 (all cores) to 1024")
+    if not text.isdecimal() or int(text) > 1024:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not from 0 (all cores) to 1024")
     return int(text)
 
 
@@ -81,12 +82,14 @@ def chat(args):
 
 def info(args):
     """Print what the model is."""
-    print(extra("report").info(load_model(args.model, **args.loading)))
+    model = load_model(args.model, context=max(0, args.steps or 0), **args.loading)
+    print(extra("report").info(model))
 
 
 def perplexity(args):
     """Print how well the model knows a text."""
-    print(extra("report").perplexity(load_model(args.model, **args.loading), args.ppl))
+    model = load_model(args.model, context=max(0, args.steps or 0), **args.loading)
+    print(extra("report").perplexity(model, args.ppl))
 
 
 def embed(args):
@@ -98,7 +101,11 @@ def embed(args):
 
 def assimilate(args):
     """Write the program that a universal file starts on this system as a file of its own."""
-    print(extra("universal").assimilate(args.output), file=sys.stderr)
+    universal = extra("universal")
+    try:
+        print(universal.assimilate(args.output), file=sys.stderr)
+    except universal.pack.PackError as error:
+        raise ModelError(str(error)) from None
 
 
 TASKS = {"generate": tell, "chat": chat}

@@ -553,3 +553,67 @@ def test_weights_that_are_not_numbers(tmp_path, backend, mode):
         assert b"Traceback" not in done.stderr
     else:
         assert_one_line_error(done, "NaN")
+
+
+# --------------------------------------------------------------------------------------------------
+# What a careful attacker found
+
+
+def test_layers_on_the_word_of_a_header(tmp_path):
+    """2^30 layers of almost nothing: refused before a single one is made."""
+    data = struct.pack("<7i", 2, 1, 2**30, 1, 1, 1, 1)
+    path = write_files(tmp_path, data)
+    os.truncate(path, 20 << 20)
+    assert_one_line_error(run_cli(path), "layers", "truncated")
+
+
+def test_a_file_that_was_not_copied_to_its_end(tmp_path):
+    data = bytearray(models.write_v0(models.build("mha")))
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    assert_one_line_error(run_cli(write_files(tmp_path, bytes(data))), "zeros")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.rope.scaling.factor", ("f32", 4.0)),
+        ("llama.rope.scale_linear", ("f32", 4.0)),
+        ("llama.attention.causal", ("bool", False)),
+        ("general.alignment", ("i32", -32)),
+        ("general.alignment", ("u32", 1)),
+        ("tokenizer.ggml.bos_token_id", ("i32", -1)),
+        ("tokenizer.ggml.model", ("str", "gpt2")),
+    ],
+)
+def test_metadata_that_would_change_the_text(tmp_path, key, value):
+    data, _ = models.write_gguf(models.build("mha"), vocab=VOCAB, extra={key: value})
+    path = write_files(tmp_path, data, vocab=None)
+    assert_one_line_error(run_cli(path, "-n", "4"), path.name)
+
+
+def test_names_in_a_file_do_not_reach_the_terminal_as_they_are(tmp_path):
+    name = "!\x1b[2J\x1b]0;title\x07".ljust(10_016, "x")  # keeps the data aligned
+    data = models.write_gguf(models.build("mha"), vocab=VOCAB)[0]
+    infos = struct.pack("<Q", len(name)) + name.encode() + struct.pack("<IQIQ", 1, 1, 0, 0)
+    count, start = struct.unpack("<Q", data[8:16])[0], data.index(b"token_embd.weight") - 8
+    broken = data[:8] + struct.pack("<Q", count + 1) + data[16:start] + infos + data[start:]
+    done = run_cli(write_files(tmp_path, broken, vocab=None))
+    assert_one_line_error(done, "does not belong")
+    assert b"\x1b" not in done.stderr and b"\x07" not in done.stderr and len(done.stderr) < 700
+
+
+@pytest.mark.parametrize(("tokens", "pos"), [([1], -1), ([1], -(10**6)), ([1, 1, 1], -2), ([], 0)])
+def test_positions_outside_the_context(tmp_path, backend, tokens, pos):
+    engine = run.load_model(write_files(tmp_path, models.build("mha")), backend=backend)
+    with pytest.raises(run.ModelError, match="context"):
+        engine.forward(tokens, pos)
+
+
+def test_a_prompt_far_longer_than_the_context(tmp_path):
+    done = run_cli(write_files(tmp_path, models.build("mha")), "-i", "-", stdin=b"word " * 400_000)
+    assert_one_line_error(done, "context", "64")
+
+
+def test_usage_errors_are_one_line(tmp_path):
+    for arguments in (["-x\nfoo\nbar"], ["a", "b\nc"], ["-j", "abc"], ["-j", "-1"]):
+        assert_one_line_error(run_cli(*arguments), status=2)
