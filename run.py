@@ -142,9 +142,9 @@ def matmul(w, x):  # (out, in), (T, in) -> (T, out)
 
 # ------------------------------------------------------------------------------ transformer
 class Transformer:
-    """A model and its KV cache; embed/kernel.py and embed/in_order.py replace parts of it."""
+    """A model and its KV cache; embed/kernel.py, in_order.py and threaded.py replace parts."""
 
-    rope_table, apply_rope = staticmethod(rope_table), staticmethod(apply_rope)
+    rope_table, apply_rope, matmul = map(staticmethod, (rope_table, apply_rope, matmul))
     product, softmax, silu = staticmethod(np.matmul), staticmethod(softmax), staticmethod(silu)
 
     def __init__(self, config, weights, context, backend="numpy"):
@@ -181,7 +181,8 @@ class Transformer:
         """x += wo mix, where each token mixes the values of itself and of all before it."""
         c, T, end = self.config, len(x), pos + len(x)
         n, table = rmsnorm(x, layer.att_norm, c.norm_eps), self.rope[pos:end]
-        q, k, v = (matmul(w, n).reshape(T, -1, c.head_size) for w in (layer.wq, layer.wk, layer.wv))
+        q, k, v = (self.matmul(w, n) for w in (layer.wq, layer.wk, layer.wv))
+        q, k, v = (y.reshape(T, -1, c.head_size) for y in (q, k, v))
         q, k = self.apply_rope(q, table), self.apply_rope(k, table)
         layer.keys[:, pos:end], layer.values[:, pos:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
         # Query heads that share a key head become rows of one product: no key is repeated.
@@ -194,16 +195,16 @@ class Transformer:
             scores.reshape(c.n_kv_heads, -1, T, end)[..., pos:] += future
         mix = self.product(self.softmax(scores), layer.values[:, :end])  # (..., sharing * T, hs)
         mix = mix.reshape(c.n_kv_heads, -1, T, c.head_size).transpose(2, 0, 1, 3)
-        x += matmul(layer.wo, mix.reshape(T, c.dim))
+        x += self.matmul(layer.wo, mix.reshape(T, c.dim))
 
     def feed_forward(self, layer, x):  # (T, dim), in place
         """x += w2 (silu(w1 x) * w3 x). (SwiGLU: Shazeer, 2020)"""
         n = rmsnorm(x, layer.ffn_norm, self.config.norm_eps)
-        x += matmul(layer.w2, self.silu(matmul(layer.w1, n)) * matmul(layer.w3, n))
+        x += self.matmul(layer.w2, self.silu(self.matmul(layer.w1, n)) * self.matmul(layer.w3, n))
 
     def classify(self, x):  # (T, dim) -> (T, vocab_size), the logits of the token after each
         n = rmsnorm(x, self.weights.final_norm, self.config.norm_eps)
-        return matmul(self.weights.wcls, n)
+        return self.matmul(self.weights.wcls, n)
 
 
 # -------------------------------------------------------------------------------- tokenizer

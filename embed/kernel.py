@@ -139,9 +139,12 @@ def choose(config, weights, context, threads, backend, kind):
     except ModelError as reason:
         if backend == "c":
             raise
-        like_runq = kind.startswith("llama2.c") and isinstance(weights.tok_emb, QuantizedTensor)
-        maker = InOrder if like_runq else Transformer
-        return maker(config, weights, context, f"numpy, {reason}")
+        backend = f"numpy, {reason}"
+        if not isinstance(weights.tok_emb, QuantizedTensor):
+            threads = threads or available_cpus()
+            return extra("threaded").Threaded(config, weights, context, backend, threads)
+        maker = extra("in_order").InOrder if kind.startswith("llama2.c") else Transformer
+        return maker(config, weights, context, backend)
 
 
 def available_cpus():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
-from embed import in_order
+from embed import in_order, threaded
 
 FLOAT32 = 2e-5  # of the largest logit: float32 sums over at most 512 products and 3 layers
 INT8 = 5e-2  # an activation that rounds the other way moves a logit by about 1/127 of a product
@@ -326,3 +326,23 @@ def test_matmul_of_every_size(monkeypatch, out, n):
         assert got.shape == (1, out) and got.dtype == np.float32
         assert_close(got, want[t : t + 1], 1e-5)
     assert 257 * 260 in run.ROW_BY_ROW and 257 * 64 not in run.ROW_BY_ROW
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize(("out", "n"), [(1025, 1024), (5, 300_000), (2, 600_000), (1, 1_100_000)])
+def test_matmul_on_threads(threads, out, n):
+    """Every row once, whatever the number of threads; small ones and batches as run.matmul does."""
+    w, team = noise(out, n), threaded.Team(threads)
+    for rows in (1, 2):
+        x = noise(rows, n, seed=rows)
+        assert_close(team.matmul(w, x), x.astype(float) @ w.T.astype(float), 1e-4)
+    small = w[:, :7].copy()
+    assert (team.matmul(small, x[:1, :7]) == run.matmul(small, x[:1, :7])).all()
+
+
+def test_threads_do_not_warn_of_nan(recwarn):
+    w = np.full((1025, 1024), np.inf, np.float32)
+    w[::2] = -np.inf
+    with np.errstate(all="ignore"):
+        assert np.isnan(threaded.Team(2).matmul(w, noise(1, 1024))).all()
+    assert not recwarn.list
