@@ -40,7 +40,7 @@ EXCLUDES = """
     _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _multibytecodec
     importlib.metadata importlib.resources importlib.readers logging
     _sysconfigdata sysconfig pytest _pytest yaml run
-    zipfile numpy.ctypeslib pprint
+    zipfile numpy.ctypeslib pprint threadpoolctl tracemalloc
 """.split()
 OPTIONS = [("X utf8=1", None, "OPTION"), ("O", None, "OPTION"), ("O", None, "OPTION")]
 HIDDEN = ["datetime"]  # imported by NumPy's C code

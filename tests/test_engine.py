@@ -1,8 +1,10 @@
 """The transformer against the float64 reference: every shape, backend and way to feed it."""
 
 import ctypes
+import gc
 import math
 import platform
+import threading
 
 import models
 import numpy as np
@@ -346,3 +348,14 @@ def test_threads_do_not_warn_of_nan(recwarn):
     with np.errstate(all="ignore"):
         assert np.isnan(threaded.Team(2).matmul(w, noise(1, 1024))).all()
     assert not recwarn.list
+
+
+def test_threads_end_with_their_model(tmp_path):
+    before = threading.active_count()
+    engine = run.load_model(write_files(tmp_path, models.build("mha")), backend="numpy", threads=5)
+    assert threading.active_count() == before + 4
+    del engine
+    gc.collect()
+    for thread in threading.enumerate()[before:]:
+        thread.join(10)
+    assert threading.active_count() == before
