@@ -114,7 +114,7 @@ def silu(x):
     return x * (np.float32(1) / (1 + np.exp(-x)))
 
 
-def rope_table(c, start, stop, circle=lambda angles: np.exp(1j * angles)):
+def rope_table(c, start, stop, circle=lambda a: np.cos(a) + 1j * np.sin(a)):
     """Turns of every position (stop - start, 1, hs / 2), complex64. (RoPE: Su et al., 2021)"""
     parts = np.arange(0, c.head_size, 2, dtype=np.float32) / np.float32(c.head_size)
     powers = (c.rope_base ** parts.astype(np.float64)).astype(np.float32)

@@ -179,7 +179,7 @@ WAYS = {
     "nohup": ["nohup", "sh", "run.com"],
     "timeout": ["timeout", "60", "sh", "run.com"],
     "python": [sys.executable, "run.com"],
-    "make": ["make", "-f", "-", "ARGUMENTS"],
+    "make": ["make", "-sf", "-", "ARGUMENTS"],  # s: make test-everywhere is a make around it
 }
 
 
