@@ -548,7 +548,7 @@ def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=Fal
         own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
         if own and not len(own.pieces) == len(own.scores) == c.vocab_size > max(own.stops):
             raise ModelError(f"{len(own.pieces)} tokens, but the model has {c.vocab_size}: fix -z")
-        if not weights.final_norm.any():
+        if not np.count_nonzero(weights.final_norm):
             raise ModelError("its last norm is all zeros: it is damaged or was not copied whole")
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None

@@ -617,3 +617,12 @@ def test_a_prompt_far_longer_than_the_context(tmp_path):
 def test_usage_errors_are_one_line(tmp_path):
     for arguments in (["-x\nfoo\nbar"], ["a", "b\nc"], ["-j", "abc"], ["-j", "-1"]):
         assert_one_line_error(run_cli(*arguments), status=2)
+
+
+def test_a_norm_of_signaling_nan_does_not_warn(tmp_path):
+    """The line about the damaged weights is all there is on stderr."""
+    data = bytearray(models.write_v0(models.build("mha")))
+    shape = models.build("mha").shape
+    end = len(data) - 4 * shape.seq_len * shape.head_size  # the tables stand behind the last norm
+    data[end - 4 * shape.dim : end] = struct.pack("<I", 0x7F800001) * shape.dim
+    assert_one_line_error(run_cli(write_files(tmp_path, bytes(data))), "NaN")
