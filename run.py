@@ -25,7 +25,7 @@ sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
 __version__ = "1.0.0"
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
 CONTROL = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # characters that could take over a terminal
-ROW_BY_ROW = range(2**16, 2**20 if (os.cpu_count() or 1) > 2 else 2**63)  # see matmul
+ROW_BY_ROW = range(2**16, 2**20)  # weights: not in a cache, nor split among BLAS's threads
 Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
 
 
@@ -130,7 +130,7 @@ def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
 def matmul(w, x):  # (out, in), (T, in) -> (T, out)
     """x times w transposed; for int8 weights x is rounded too, and groups are summed in order."""
     if not isinstance(w, QuantizedTensor):
-        if len(x) == 1 and w.size in ROW_BY_ROW:  # not in a cache, nor split among BLAS's threads
+        if len(x) == 1 and w.size in ROW_BY_ROW:  # a dot product a row reads memory faster
             return (w[:, None] @ x.T).reshape(1, -1)
         return x.dot(w.T)
     whole, scales = quantize(x, w.group)  # (T, in / group, group), (T, in / group, 1)

@@ -1,5 +1,6 @@
 """A conversation with a model: templates, turns that stay in the KV cache, a context that fills."""
 
+import itertools
 import re
 import sys
 from typing import NamedTuple
@@ -75,17 +76,15 @@ class Chat:
         t, tokenizer = self.template, self.tokenizer
         text = t.turn.replace("{system}", t.system if first and self.system else "")
         values = {"{user}": user, "{prompt}": self.system}
-        names = [*values, *filter(None, tokenizer.special)]
-        tokens, plain = [tokenizer.bos] if t.bos or first else [], ""
-        for part in [*re.split(f"({'|'.join(map(re.escape, names))})", text), None]:
-            if part is not None and (part in values or part not in tokenizer.special):
-                plain += values.get(part, part)
-                continue
-            if plain:
+        special = {k: v for k, v in tokenizer.special.items() if k and k not in values}
+        parts = re.split(f"({'|'.join(map(re.escape, [*values, *special]))})", text)
+        tokens = [tokenizer.bos] if t.bos or first else []
+        for are_special, group in itertools.groupby(parts, special.__contains__):
+            if are_special:
+                tokens += [special[part] for part in group]
+            elif plain := "".join(values.get(part, part) for part in group):
                 prefix = t.bos or (first and len(tokens) < 2)
                 tokens += tokenizer.encode(plain, bos=False, prefix=prefix)
-            tokens += [tokenizer.special[part]] if part else []
-            plain = ""
         return tokens
 
     def closing(self, stop):

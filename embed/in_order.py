@@ -12,12 +12,10 @@ from run import Transformer, rope_table
 
 # The polynomials of glibc's expf (of r, in 32nds of a power of two), cosf and sinf (of r * r); the
 # same in musl's expf and Arm's routines: https://github.com/ARM-software/optimized-routines
-EXP = [float.fromhex(c) for c in ("0x1.c6af84b912394p-20", "0x1.ebfce50fac4f3p-13")]
-EXP += [float.fromhex("0x1.62e42ff0c52d6p-6"), 1.0]
-COS = [float.fromhex(c) for c in ("0x1.99343027bf8c3p-16", "-0x1.6c087e89a359dp-10")]
-COS += [float.fromhex(c) for c in ("0x1.55553e1068f19p-5", "-0x1.ffffffd0c621cp-2")] + [1.0]
-SIN = [float.fromhex(c) for c in ("-0x1.994eb3774cf24p-13", "0x1.1107605230bc4p-7")]
-SIN += [float.fromhex("-0x1.555545995a603p-3"), 1.0]
+EXP = "0x1.c6af84b912394p-20 0x1.ebfce50fac4f3p-13 0x1.62e42ff0c52d6p-6 1"
+COS = "0x1.99343027bf8c3p-16 -0x1.6c087e89a359dp-10 0x1.55553e1068f19p-5 -0x1.ffffffd0c621cp-2 1"
+SIN = "-0x1.994eb3774cf24p-13 0x1.1107605230bc4p-7 -0x1.555545995a603p-3 1"
+EXP, COS, SIN = ([float.fromhex(c) for c in text.split()] for text in (EXP, COS, SIN))
 QUARTERS = np.array([1, 1j, -1, -1j])
 
 

@@ -139,12 +139,10 @@ def choose(config, weights, context, threads, backend, kind):
     except ModelError as reason:
         if backend == "c":
             raise
-        backend = f"numpy, {reason}"
+        arguments = config, weights, context, f"numpy, {reason}"
         if not isinstance(weights.tok_emb, QuantizedTensor):
-            threads = threads or available_cpus()
-            return extra("threaded").Threaded(config, weights, context, backend, threads)
-        maker = extra("in_order").InOrder if kind.startswith("llama2.c") else Transformer
-        return maker(config, weights, context, backend)
+            return extra("threaded").Threaded(*arguments, threads or available_cpus())
+        return (InOrder if kind.startswith("llama2.c") else Transformer)(*arguments)
 
 
 def available_cpus():

@@ -74,22 +74,25 @@ class Mode(argparse.Action):
         args.mode, args.task = value, TASKS[value]
 
 
+def load(args):
+    """The model, with the whole context if -n does not say less."""
+    return load_model(args.model, context=max(0, args.steps or 0), **args.loading)
+
+
 def chat(args):
     """Talk until the input ends."""
-    model = load_model(args.model, context=max(0, args.steps or 0), **args.loading)
+    model = load(args)
     extra("chat").talk(model, args.system_prompt, args.prompt, Sampler(**args.sampling))
 
 
 def info(args):
     """Print what the model is."""
-    model = load_model(args.model, context=max(0, args.steps or 0), **args.loading)
-    print(extra("report").info(model))
+    print(extra("report").info(load(args)))
 
 
 def perplexity(args):
     """Print how well the model knows a text."""
-    model = load_model(args.model, context=max(0, args.steps or 0), **args.loading)
-    print(extra("report").perplexity(model, args.ppl))
+    print(extra("report").perplexity(load(args), args.ppl))
 
 
 def embed(args):

@@ -4,58 +4,45 @@ A dot product per row reads memory about twice as fast as OpenBLAS's matrix-vect
 one core. NumPy lets go of Python's lock while it computes, so plain threads do.
 """
 
+import queue
 import threading
 import weakref
-from types import SimpleNamespace
 
 import numpy as np
 
-from run import QuantizedTensor, Transformer, matmul
-
-LARGE = 2**20  # weights: waking a thread takes as long as reading some hundred thousand
+from run import ROW_BY_ROW, QuantizedTensor, Transformer, matmul
 
 
 class Team:
-    """Threads that wait for a job, the arguments of np.matmul, and end with the team."""
+    """Threads that wait for jobs, (the arguments of np.matmul, where to say that it is done)."""
 
     def __init__(self, size):
-        self.size, self.workers = size, [SimpleNamespace() for _ in range(size - 1)]
-        for worker in self.workers:
-            worker.start, worker.done = threading.Semaphore(0), threading.Semaphore(0)
-            threading.Thread(target=self.work, args=[worker], daemon=True).start()
-        weakref.finalize(self, self.dismiss, self.workers)
-
-    @staticmethod
-    @np.errstate(all="ignore")  # as in Transformer.forward: every thread has its own
-    def work(worker):
-        while True:
-            worker.start.acquire()
-            job, worker.job = worker.job, None
-            if job is None:
-                return
-            np.matmul(*job)
-            del job  # it must not keep the weights alive
-            worker.done.release()
-
-    @staticmethod
-    def dismiss(workers):
-        for worker in workers:
-            worker.job = None
-            worker.start.release()
+        self.size, self.jobs = size, queue.SimpleQueue()
+        for _ in range(size - 1):  # the caller works too
+            threading.Thread(target=work, args=[self.jobs], daemon=True).start()
+            weakref.finalize(self, self.jobs.put, None)
 
     def matmul(self, w, x):  # (out, in), (T, in) -> (T, out), as run.matmul
         """A share of the rows for each thread, if it is one token and a large matrix."""
-        if len(x) > 1 or self.size == 1 or isinstance(w, QuantizedTensor) or w.size < LARGE:
+        if len(x) > 1 or isinstance(w, QuantizedTensor) or w.size < ROW_BY_ROW.stop:
             return matmul(w, x)
         y, share = np.empty((len(w), 1, 1), np.float32), -(-len(w) // self.size)
         jobs = [(w[i : i + share, None], x.T, y[i : i + share]) for i in range(0, len(w), share)]
-        helpers = self.workers[: len(jobs) - 1]  # the caller works too
-        for worker, worker.job in zip(helpers, jobs[1:], strict=True):
-            worker.start.release()
+        done = queue.SimpleQueue()  # a new one: what a Ctrl-C left behind is nobody's
+        for job in jobs[1:]:
+            self.jobs.put((job, done))
         np.matmul(*jobs[0])
-        for worker in helpers:
-            worker.done.acquire()
+        for _ in jobs[1:]:
+            done.get()
         return y.reshape(1, -1)
+
+
+@np.errstate(all="ignore")  # as in Transformer.forward: every thread has its own
+def work(jobs):
+    """Do what comes, until None comes: the team is gone."""
+    for job, done in iter(jobs.get, None):
+        np.matmul(*job)
+        done.put(None)
 
 
 class Threaded(Transformer):

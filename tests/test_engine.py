@@ -4,6 +4,7 @@ import ctypes
 import gc
 import math
 import platform
+import queue
 import threading
 
 import models
@@ -359,3 +360,12 @@ def test_threads_end_with_their_model(tmp_path):
     for thread in threading.enumerate()[before:]:
         thread.join(10)
     assert threading.active_count() == before
+
+
+def test_a_job_that_was_interrupted_disturbs_no_other():
+    """Ctrl-C may end a product before its threads have: the next one waits for its own."""
+    w, x, team = noise(1025, 1024), noise(1, 1024), threaded.Team(2)
+    stale = np.empty((4000, 1, 1), np.float32), queue.SimpleQueue()
+    for _ in range(20):
+        team.jobs.put(((noise(4000, 1, 1024), x.T, stale[0]), stale[1]))
+    assert_close(team.matmul(w, x), x.astype(float) @ w.T.astype(float), 1e-4)
