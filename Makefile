@@ -6,7 +6,7 @@ ARGS ?=
 N ?= 20000
 VENV := .venv
 PY := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts/python,$(VENV)/bin/python)
-SLOW := tests/test_build.py tests/test_everywhere.py
+SLOW := tests/packing
 
 .DEFAULT_GOAL := help
 .PHONY: run test lint fuzz sanitize bench build zipapp portable target universal test-build \
@@ -27,7 +27,7 @@ fuzz: $(VENV)/test kernel  ## N damaged files of every kind: nothing but a Model
 	$(PY) tests/fuzz.py $(N)
 
 sanitize: $(VENV)/test     ## the C kernel under the address, undefined-behaviour and thread sanitizers
-	$(PY) -m pytest tests/test_kernels.py -k sanitizers -rs $(ARGS)
+	$(PY) -m pytest tests/kernels -k sanitizers -rs $(ARGS)
 
 bench: $(VENV)/test kernel ## tokens/s of NumPy and C beside the machine's bandwidth, and of --vs CMD
 	$(PY) tests/bench.py $(ARGS)
@@ -48,16 +48,16 @@ universal: $(VENV)/build   ## dist/run.com: one file for Windows, Linux and ever
 	$(PY) build.py --universal $(addprefix --payload ,$(PAYLOADS)) $(ARGS)
 
 test-build: $(VENV)/build $(VENV)/test kernel  ## the executable: alone, on bare systems, killed, refilled
-	$(PY) -m pytest tests/test_build.py $(ARGS)
+	$(PY) -m pytest tests/packing/test_build.py $(ARGS)
 
 test-everywhere: $(VENV)/build $(VENV)/test emulators kernel  ## other systems, under emulators
-	$(PY) -m pytest tests/test_everywhere.py $(ARGS)
+	$(PY) -m pytest tests/packing/test_everywhere.py $(ARGS)
 
 emulators:                 ## what test-everywhere can use; it skips what is missing
 	-apt-get install -y --no-install-recommends wine64 qemu-user-static dash zsh ksh fish busybox-static
 
 smoke: $(VENV)/test        ## one built FILE tells a story, alone in an empty directory
-	$(PY) tests/smoke.py $(FILE)
+	$(PY) tests/support/smoke.py $(FILE)
 
 rename:                    ## (release) dist/run gets the name of its system
 	mv $(FILE) dist/run-$(SYSTEM)$(suffix $(FILE))
@@ -68,13 +68,13 @@ sums:                      ## (release) dist/SHA256SUMS
 publish:                   ## (release) attach dist/ to the release TAG
 	gh release create "$(TAG)" --title "$(TAG)" --generate-notes dist/run-* dist/run.com dist/run.pyz dist/SHA256SUMS
 
-kernel: $(VENV)/kernel     ## embed/kernels-*: the C kernel for this machine
+kernel: $(VENV)/kernel     ## embed/kernels/kernels-*: the C kernel for this machine
 
 model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: an hour on two cores
-	$(PY) embed/train.py $(ARGS)
+	$(PY) embed/recipe/train.py $(ARGS)
 
 clean:                     ## back to a fresh clone
-	rm -rf $(VENV) build dist embed/kernels-*.so embed/kernels-*.dylib embed/kernels-*.dll
+	rm -rf $(VENV) build dist embed/kernels/*.so embed/kernels/*.dylib embed/kernels/*.dll
 
 help:                      ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1@/' | awk -F@ '{printf "make %-16s %s\n", $$1, $$2}'
@@ -93,6 +93,6 @@ $(VENV)/test $(VENV)/build $(VENV)/train: $(VENV)/numpy pyproject.toml
 	@$(PY) -m pip install --quiet --group $(notdir $@)
 	@touch $@
 
-$(VENV)/kernel: embed/kernels.c embed/compile.py | $(VENV)/numpy
-	@$(PY) embed/compile.py >/dev/null || echo "The C kernel is not there: NumPy does its work." >&2
+$(VENV)/kernel: $(wildcard embed/kernels/*.[ch]) embed/packing/compilers.py | $(VENV)/numpy
+	@$(PY) embed/packing/compilers.py >/dev/null || echo "The C kernel is not there: NumPy does its work." >&2
 	@touch $@

@@ -22,6 +22,7 @@ if __name__ == "__main__" and (j := re.search(r" (?:-j|--threads)[ =]?(\d+)", " 
 import numpy as np
 
 sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
+__path__ = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "embed")]  # run.engine
 __version__ = "1.0.0"
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
 CONTROL = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # characters that could take over a terminal
@@ -525,18 +526,18 @@ def open_buffer(path):  # memory-mapped: nothing is read before it is used
 
 def extra(name, otherwise=None):  # the module embed/NAME.py, which run.py lacks when it is alone
     try:
-        return importlib.import_module(f"embed.{name}")
+        return importlib.import_module(f"run.engine.{name}")
     except ModuleNotFoundError:
         if otherwise:
             return otherwise
-        raise ModelError(f"this needs embed/{name}.py beside run.py, and it is not there") from None
+        raise ModelError(f"this needs embed/engine/{name}.py beside run.py, and it is not there") from None
 
 
 def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=False, context=0):
     """A Transformer from a file or what is embedded; threads, context 0: all. Raises ModelError."""
     inside, where = path is None, "the embedded model" if path is None else f"'{path}'"
     try:
-        files = extra("payload").find_embedded() if inside else {"model.bin": open_buffer(path)}
+        files = extra("carried").find_embedded() if inside else {"model.bin": open_buffer(path)}
         if "model.bin" not in files:
             raise ModelError("there is none: name a model file (-h shows how)")
         c, weights, kind, own = read_model(files["model.bin"])

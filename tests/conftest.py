@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 @pytest.fixture(params=["numpy", "c"])
 def backend(request):
     """Each backend; the C one is skipped, with the reason, where its library is not built."""
-    from cli import missing_kernel
+    from support.cli import missing_kernel
 
     if request.param == "c" and missing_kernel():
         pytest.skip(f"no C kernel: {missing_kernel()}")

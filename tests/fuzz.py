@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-import models
+from support import models
 
 import run
 
@@ -415,7 +415,7 @@ class Campaign:
 
 def backends():
     """NumPy, and the C kernel where it is built."""
-    from cli import missing_kernel
+    from support.cli import missing_kernel
 
     why = missing_kernel()
     if why:

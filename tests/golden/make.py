@@ -15,7 +15,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import models
+from support import models
 
 ONCE = "Once upon a time"
 LONG = "Lily liked the ball, and the ball liked Lily. " * 5

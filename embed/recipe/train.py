@@ -35,10 +35,11 @@ from torch import nn
 
 try:
     from stories import story
-except ImportError:  # imported as embed.train
-    from embed.stories import story
+except ImportError:  # imported as run.recipe.train
+    from .stories import story
 
 HERE = Path(__file__).resolve().parent
+EMBED = HERE.parent
 BOS, GROUP = 1, 64
 
 
@@ -385,7 +386,7 @@ def parse_args():
     yes_or_no = argparse.BooleanOptionalAction
     p.add_argument("--compile", action=yes_or_no, default=True, help="needs a C++ compiler")
     p.add_argument("--float32", action="store_true", help="write v0 float32 instead of v2 int8")
-    p.add_argument("--out", type=Path, default=HERE, help="where to write (beside this file)")
+    p.add_argument("--out", type=Path, default=EMBED, help="where to write (embed/)")
     p.add_argument("--checkpoint", type=Path, help="file to keep checkpoints in (none)")
     p.add_argument("--resume", action="store_true", help="continue from --checkpoint")
     args = p.parse_args()

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FLAGS = ["-t", "0", "-n", "60"]
 SAMPLED = ["-t", "0.8", "-s", "7", "-n", "60", "-i", "Tim said: Größe"]
 KEPT = "PATH", "HOME", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE", "LOCALAPPDATA"

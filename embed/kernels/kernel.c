@@ -479,7 +479,7 @@ typedef float float4 __attribute__((vector_size(16)));
 #define SIGNED_BYTE(x, i) ((ivec)((uvec)(x) << (24 - 8 * (i))) >> 24)
 #define DOT(w, x, i) BYTE(w, i) * SIGNED_BYTE(x, i)
 #define DOT4(sum, w, x) ((sum) + DOT(w, x, 0) + DOT(w, x, 1) + DOT(w, x, 2) + DOT(w, x, 3))
-#include "kernels.c"
+#include "kernel.c"
 
 #if defined(__x86_64__)
 #define X86(instructions) __attribute__((target(instructions)))
@@ -536,7 +536,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define FMA(a, b, c) (vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define SUM4(a, b, c, d) sum4_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
 #define DOT4(sum, w, x) (ivec)dot4_avx2((__m256i)(sum), (__m256i)(w), (__m256i)(x))
-#include "kernels.c"
+#include "kernel.c"
 
 #if defined(WITH_AVXVNNI)
 #define SET avxvnni
@@ -550,7 +550,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define FMA(a, b, c) (vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define SUM4(a, b, c, d) sum4_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
 #define DOT4(sum, w, x) (ivec)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(w), (__m256i)(x))
-#include "kernels.c"
+#include "kernel.c"
 #endif
 
 #define SET avx512
@@ -564,7 +564,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define FMA(a, b, c) (vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define SUM4(a, b, c, d) sum4_avx512((__m512)(a), (__m512)(b), (__m512)(c), (__m512)(d))
 #define DOT4(sum, w, x) (ivec)dot4_avx512((__m512i)(sum), (__m512i)(w), (__m512i)(x))
-#include "kernels.c"
+#include "kernel.c"
 
 #define SET avx512vnni
 #define LANES 16
@@ -577,7 +577,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define FMA(a, b, c) (vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define SUM4(a, b, c, d) sum4_avx512((__m512)(a), (__m512)(b), (__m512)(c), (__m512)(d))
 #define DOT4(sum, w, x) (ivec)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(w), (__m512i)(x))
-#include "kernels.c"
+#include "kernel.c"
 #endif
 
 #if defined(__aarch64__)
@@ -612,7 +612,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define FMA(a, b, c) (vec)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define SUM4(a, b, c, d) sum4_neon((float32x4_t)(a), (float32x4_t)(b), (float32x4_t)(c), (float32x4_t)(d))
 #define DOT4(sum, w, x) (ivec)dot4_neon((int32x4_t)(sum), (uint8x16_t)(w), (int8x16_t)(x))
-#include "kernels.c"
+#include "kernel.c"
 
 #define SET dotprod
 #define LANES 4
@@ -625,7 +625,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define FMA(a, b, c) (vec)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define SUM4(a, b, c, d) sum4_neon((float32x4_t)(a), (float32x4_t)(b), (float32x4_t)(c), (float32x4_t)(d))
 #define DOT4(sum, w, x) (ivec)dot4_dotprod((int32x4_t)(sum), (uint8x16_t)(w), (int8x16_t)(x))
-#include "kernels.c"
+#include "kernel.c"
 #endif
 
 /* ---- 5. Choosing one at run time ------------------------------------------------------------------------------- */
@@ -1068,7 +1068,7 @@ INLINE float sum(vec v) {
 
 /* e^x, rounded as glibc's expf does, with its polynomial: x = (k + r) ln 2 / 32 and e^x = 2^(k / 32) (1 + r (..)) in
  * double. 2^(k / 32) is a power of two times the series of a number up to sqrt(2). 0 below -87.3, e^88 above 88; NaN
- * stays NaN. (The same numbers are in embed/in_order.py.) */
+ * stays NaN. (The same numbers are in embed/engine/exact.py.) */
 INLINE vec vexp(vec x) {
     const double round = 6755399441055744.0; /* 1.5 * 2^52: adding it leaves the nearest integer in the low bits */
     ivec tiny = x < -87.3f;

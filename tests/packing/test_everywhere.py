@@ -16,11 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-import models
+from support import models
 import pytest
-from cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
+from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
-from embed import assemble, fetch, pack, universal
+from run.engine import archive as pack
+from run.packing import assemble, fetch, universal
 
 here = f"{sys.platform}-{platform.machine()}"
 pytestmark = pytest.mark.skipif(here != "linux-x86_64", reason=f"the emulators are not for {here}")

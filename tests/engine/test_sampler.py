@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
+from support import reference
 from golden import make
 
 import run
 
-GOLDEN = Path(__file__).parent / "golden" / "samples.jsonl"
+GOLDEN = Path(__file__).parent.parent / "golden" / "samples.jsonl"
 CASES = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
 EDGE = 1e-5  # a coin that falls so close to an edge may land on either side in float32
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import models
+from support import models
 import numpy as np
 
 import run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED = ROOT.parent / "shared"  # real checkpoints and reference outputs, where they are at hand
 VOCAB = models.tiny_vocab()
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RUN_", "PYTHON"))}

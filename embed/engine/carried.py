@@ -1,10 +1,23 @@
 """Where the embedded model is: inside the executable or zipapp, or in embed/ beside run.py."""
 
 import functools
+import os
+import sys
 from pathlib import Path
 
-from embed.pack import Archive, PackError, running_archive
 from run import ModelError, open_buffer
+
+from .archive import Archive, PackError
+
+
+def running_archive():
+    """-> path of the zip that this program runs from, None when it runs from its source."""
+    if path := os.environ.get("RUN_ARCHIVE"):  # set by the universal file for its programs
+        return Path(path)
+    if getattr(sys, "frozen", False):
+        return Path(sys.executable)
+    zipapp = getattr(globals().get("__loader__"), "archive", None)
+    return Path(zipapp) if zipapp else None
 
 
 @functools.cache
@@ -16,7 +29,7 @@ def find_embedded():
     """
     path = running_archive()
     if path is None:
-        here = Path(__file__).parent
+        here = Path(__file__).parent.parent
         return {p.name: open_buffer(p) for p in here.glob("*.bin")}
     try:
         archive, buffer = Archive(path), open_buffer(path)

@@ -3,7 +3,7 @@
  *
  *   cc -g -fsanitize=address,undefined tests/check_kernels.c -pthread -o check && ./check
  */
-#include "../embed/kernels.c"
+#include "../../embed/kernels/kernel.c"
 
 #include <stdio.h>
 

@@ -7,16 +7,16 @@ import platform
 import queue
 import threading
 
-import models
+from support import models
 import numpy as np
 import pytest
-import reference
-from cli import VOCAB, assert_close, missing_kernel, write_files
+from support import reference
+from support.cli import VOCAB, assert_close, missing_kernel, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
-from embed import in_order, threaded
+from run.engine import exact as in_order, threaded
 
 FLOAT32 = 2e-5  # of the largest logit: float32 sums over at most 512 products and 3 layers
 INT8 = 5e-2  # an activation that rounds the other way moves a logit by about 1/127 of a product

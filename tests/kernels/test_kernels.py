@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embed import compile as compiler
-from embed.kernel import FUNCTIONS as BINDING
-from embed.kernel import INT32, POINTER, CLayer, CModel, CTensor
+from run.packing import compilers as compiler
+from run.engine.kernel import FUNCTIONS as BINDING
+from run.engine.kernel import INT32, POINTER, CLayer, CModel, CTensor
 
-ROOT = Path(__file__).resolve().parent.parent
-CHECKS = ROOT / "tests" / "check_kernels.c"
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHECKS = ROOT / "tests" / "kernels" / "check_kernels.c"
 SETS = "avx512vnni", "avx512", "avxvnni", "avx2", "dotprod", "neon", "portable"
 FUNCTIONS = BINDING | {  # what only the tests call
     "unpack_row": (None, POINTER, INT32, POINTER),
@@ -425,7 +425,7 @@ def test_pool_free_ends_its_threads(best, rng):
 
 FORK = """
 import os, sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = [*sys.argv[1].split(":"), sys.argv[2]]
 import numpy as np, pathlib
 from test_kernels import Matrix, load, matmul, normal
 kernel, rng = load(pathlib.Path(sys.argv[3])), np.random.default_rng(1)
@@ -444,7 +444,7 @@ os._exit(0 if same and threads >= 3 else 1)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork(library):
     """Parent and child both go on computing on a pool from before the fork, with all threads."""
-    paths = ROOT, ROOT / "tests", library
+    paths = f"{ROOT}:{ROOT}/tests", ROOT / "tests" / "kernels", library
     done = subprocess.run([sys.executable, "-c", FORK, *map(str, paths)], check=False, timeout=60)
     assert done.returncode == 0
 
@@ -452,7 +452,7 @@ def test_fork(library):
 def test_exit_with_an_open_pool(library):
     """A program may end while the pool sleeps or spins."""
     code = FORK[: FORK.index("child =")]
-    paths = ROOT, ROOT / "tests", library
+    paths = f"{ROOT}:{ROOT}/tests", ROOT / "tests" / "kernels", library
     done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=False, timeout=60)
     assert done.returncode == 0
 
@@ -467,13 +467,13 @@ def test_exit_with_an_open_pool(library):
     ],
 )
 def test_a_bad_kernel_is_not_used(tmp_path, monkeypatch, library, old, new, reason):
-    from embed import kernel
+    from run.engine import kernel
     from run import ModelError
 
     source = compiler.SOURCE.read_text()
     assert source.count(old) == 1
-    (tmp_path / "kernels.c").write_text(source.replace(old, new))
-    monkeypatch.setattr(compiler, "SOURCE", tmp_path / "kernels.c")
+    (tmp_path / "kernel.c").write_text(source.replace(old, new))
+    monkeypatch.setattr(compiler, "SOURCE", tmp_path / "kernel.c")
     path = compiler.compile_kernel(out_dir=tmp_path)
     monkeypatch.setattr(kernel, "library_path", lambda name: path)
     with pytest.raises(ModelError, match=reason):

@@ -1,10 +1,10 @@
-"""Compiles kernels.c into the library that run.py loads, for this machine or for another one.
+"""Compiles embed/kernels/kernel.c into the library that run.py loads, for this machine or for another one.
 
-    python embed/compile.py                         # this machine: $CC, cc, clang, gcc or ziglang
-    python embed/compile.py --target macos-aarch64  # any of TARGETS: pip install ziglang
-    python embed/compile.py --target all
+    python embed/packing/compilers.py                         # this machine: $CC, cc, clang, gcc or ziglang
+    python embed/packing/compilers.py --target macos-aarch64  # any of TARGETS: pip install ziglang
+    python embed/packing/compilers.py --target all
 
-The result is embed/kernels-<system>-<machine>.<so|dylib|dll>; the same compiler gives the same
+The result is embed/kernels/kernels-<system>-<machine>.<so|dylib|dll>; the same compiler gives the same
 bytes.
 """
 
@@ -19,8 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "kernels.c"
+HERE = Path(__file__).resolve().parent.parent / "kernels"
+SOURCE = HERE / "kernel.c"
 FLAGS = (
     "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-stack-protector "
     "-fvisibility=hidden"

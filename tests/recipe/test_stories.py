@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import run
-from embed import stories
+from run.recipe import stories
 
-EMBED = Path(stories.__file__).parent
+EMBED = Path(stories.__file__).parent.parent
 SAMPLE = [stories.story(random.Random(f"test/{i}")) for i in range(2000)]
 BLOCK = "wq wk wv wo w1 w2 w3".split()
 

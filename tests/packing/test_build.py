@@ -18,12 +18,13 @@ import time
 import zipfile
 from pathlib import Path
 
-import models
+from support import models
 import pytest
-from cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
+from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
 import build
-from embed import freeze, pack
+from run.engine import archive as pack
+from run.packing import freeze
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are tests for Linux")
 STORY = ["-t", "0", "-n", "24"]
@@ -384,7 +385,7 @@ def test_int8_gguf(tmp_path, kind):
     import numpy as np
 
     import run
-    from embed import quantize
+    from run.engine import quantize
 
     data, exact = models.write_gguf(models.build(), kind, vocab=VOCAB)
     changed = quantize.write_gguf(tmp_path / "new.gguf", memoryview(data))

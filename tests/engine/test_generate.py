@@ -1,9 +1,9 @@
 """generate(): what run.c prints, as str pieces; where it stops; what it makes of bytes."""
 
-import models
+from support import models
 import numpy as np
 import pytest
-from cli import VOCAB, run_cli, write_files
+from support.cli import VOCAB, run_cli, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,17 +5,17 @@ import json
 import random as stdlib_random
 from pathlib import Path
 
-import models
+from support import models
 import pytest
-import reference
+from support import reference
 import sentencepiece
-from cli import SHARED, VOCAB
+from support.cli import SHARED, VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
 
-GOLDEN = Path(__file__).parent / "golden" / "tokens.jsonl"
+GOLDEN = Path(__file__).parent.parent / "golden" / "tokens.jsonl"
 LINES = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
 TINY = run.read_tokenizer(models.write_tokenizer(VOCAB))
 

@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-import models
+from support import models
 import numpy as np
 import pytest
-import reference
-from cli import (
+from support import reference
+from support.cli import (
     CLEAN,
     ROOT,
     VOCAB,
@@ -438,9 +438,8 @@ def test_text_streams_while_it_is_made(endless):
 def test_the_default_model(tmp_path, tiny):
     """Whatever lies in embed/ beside run.py, from any directory."""
     home = tmp_path / "home"
-    (home / "embed").mkdir(parents=True)
-    for path in [ROOT / "run.py", *(ROOT / "embed").glob("*.py")]:
-        shutil.copy(path, home / path.relative_to(ROOT))
+    shutil.copytree(ROOT / "embed" / "engine", home / "embed" / "engine")
+    shutil.copy(ROOT / "run.py", home)
     shutil.copy(tiny, home / "embed" / "model.bin")
     shutil.copy(tiny.parent / "tokenizer.bin", home / "embed")
     want = out(tiny, "-s", "4", "-n", "20", "-i", "The dog sat")

@@ -12,10 +12,10 @@ import sys
 import termios
 import time
 
-import models
+from support import models
 import pytest
-import reference
-from cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
+from support import reference
+from support.cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
 
 import run
 

@@ -1,11 +1,11 @@
 """One model in every format: the values read, the logits, and the text must be the same."""
 
 import gguf
-import models
+from support import models
 import numpy as np
 import pytest
-import reference
-from cli import VOCAB, assert_close, write_files
+from support import reference
+from support.cli import VOCAB, assert_close, write_files
 
 import run
 

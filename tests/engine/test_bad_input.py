@@ -6,10 +6,10 @@ import struct
 import sys
 import tracemalloc
 
-import models
+from support import models
 import numpy as np
 import pytest
-from cli import ROOT, VOCAB, assert_one_line_error, peak_memory, run_cli, run_shell, write_files
+from support.cli import ROOT, VOCAB, assert_one_line_error, peak_memory, run_cli, run_shell, write_files
 
 import run
 

@@ -4,10 +4,10 @@ import io
 import subprocess
 import sys
 
-import models
+from support import models
 import numpy as np
 import pytest
-from cli import CLEAN, ROOT, VOCAB, write_files
+from support.cli import CLEAN, ROOT, VOCAB, write_files
 
 import run
 

@@ -43,7 +43,7 @@ def add_to(parser):
         help="write this system's program out of a universal file",
     )
     add("--version", action="version", version=f"run {__version__}")
-    inside = extra("payload").find_embedded().get("args.txt", b"")
+    inside = extra("carried").find_embedded().get("args.txt", b"")
     return shlex.split(bytes(inside).decode())
 
 
@@ -99,7 +99,7 @@ def embed(args):
     """Write an executable with another model inside."""
     if not args.output:
         raise ModelError("--embed needs -o FILE, the executable to write")
-    print(extra("pack").embed(args.embed, args.tokenizer, args.output), file=sys.stderr)
+    print(extra("programs").embed(args.embed, args.tokenizer, args.output), file=sys.stderr)
 
 
 def assimilate(args):

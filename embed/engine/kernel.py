@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embed.in_order import InOrder
 from run import Config, ModelError, QuantizedTensor, Transformer, Weights, extra, progress
+
+from .exact import InOrder
 
 ABI = 2  # of embed/kernels.c
 KEYS = 16  # positions side by side in its cache of keys
@@ -188,10 +189,10 @@ def load():
 
 def library_path(name):
     """The library's path; out of a zipapp it goes into memory first: nothing loads from a zip."""
-    path = Path(__file__).parent / name
+    path = Path(__file__).parent.parent / "kernels" / name
     if path.exists():
         return path
-    files = extra("payload").find_embedded()
+    files = extra("carried").find_embedded()
     if name not in files:
         raise ModelError(f"there is no embed/{name}: compile it with make kernel")
     system = ctypes.CDLL(None) if os.name == "posix" else None

@@ -4,12 +4,12 @@ import hashlib
 import json
 from pathlib import Path
 
-import models
+from support import models
 import pytest
-from cli import ROOT, SHARED, VOCAB, run_cli
+from support.cli import ROOT, SHARED, VOCAB, run_cli
 from golden import make
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def lines(path):

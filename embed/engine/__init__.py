@@ -1,0 +1,1 @@
+"""What run.py calls on, and what every packed file carries: formats, backends, chat, reports."""

@@ -1,0 +1,1 @@
+"""What only a build needs: systems, compilers, downloads, assembly, the universal file."""
