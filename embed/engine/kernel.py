@@ -1,4 +1,4 @@
-"""The C kernel: embed/kernels.c, compiled, behind the same three functions as run.Transformer.
+"""The C kernel: embed/kernels, compiled, behind the same three functions as run.Transformer.
 
 CTransformer hands the kernel pointers once; afterwards a layer costs two calls. A library that is
 missing, foreign, stale or wrong on a tiny model is not used, and the reason is told.
@@ -21,47 +21,55 @@ from run import Config, ModelError, QuantizedTensor, Transformer, Weights, extra
 
 from .exact import InOrder
 
-ABI = 2  # of embed/kernels.c
-KEYS = 16  # positions side by side in its cache of keys
+ABI = 3  # of embed/kernels/kernel.h
 PREFIX = "run-kernel-"  # of temporary directories
 MATRICES = "wq", "wk", "wv", "wo", "w1", "w2", "w3"
-SIZES = "dim", "hidden_dim", "n_heads", "n_kv_heads", "head_size", "context", "max_rows"
+SIZES = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_size", "max_rows"
 POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 FUNCTIONS = {  # name: result, arguments
     "kernel_abi": (INT32,),
     "kernel_isa": (ctypes.c_char_p,),
     "pool_new": (POINTER, INT32),
     "pool_free": (None, POINTER),
-    "packed_bytes": (INT64, INT32, INT32, INT32),
-    "packed_scales": (INT64, INT32, INT32, INT32),
-    "pack": (None, POINTER, POINTER, INT32, INT32, INT32, POINTER, POINTER),
-    "scratch_floats": (INT64, POINTER),
-    "attention": (None, POINTER, POINTER, POINTER, INT32, INT32),
-    "feed_forward": (None, POINTER, POINTER, POINTER, INT32),
-    "classify": (None, POINTER, POINTER, POINTER, POINTER, INT32, POINTER),
+    "tensor_type": (INT32, ctypes.c_char_p),
+    "packed_bytes": (INT64, INT32, INT32, INT32, INT32),
+    "packed_scales": (INT64, INT32, INT32, INT32, INT32),
+    "pack_int8": (None, POINTER, POINTER, INT32, INT32, INT32, POINTER, POINTER),
+    "keys_floats": (INT64, POINTER, INT32),
+    "values_floats": (INT64, POINTER, INT32),
+    "scratch_floats": (INT64, POINTER, INT32),
+    "attention": (None, POINTER, POINTER, POINTER, POINTER, INT32, INT32),
+    "feed_forward": (None, POINTER, POINTER, POINTER, POINTER, INT32),
+    "classify": (None, POINTER, POINTER, POINTER, POINTER, POINTER, INT32, POINTER),
 }
 
 
 class CTensor(ctypes.Structure):
-    """A matrix: float32 in place (group 0), or int8 groups in the kernel's own order."""
+    """A matrix of a tensor_type(): float32 in place, or int8 groups in the kernel's own order."""
 
     _fields_ = [("data", POINTER), ("scales", POINTER)]
-    _fields_ += [(name, INT32) for name in ("out", "in_", "group", "pad")]
+    _fields_ += [(name, INT32) for name in ("out", "in_", "group", "type")]
 
 
 class CLayer(ctypes.Structure):
-    """The pointers of one layer."""
+    """The pointers of one layer, and which one it is."""
 
     _fields_ = [(name, POINTER) for name in ("att_norm", "ffn_norm")]
     _fields_ += [(name, CTensor) for name in MATRICES]
-    _fields_ += [(name, POINTER) for name in ("keys", "values")]
+    _fields_ += [("index", INT32)]
 
 
 class CModel(ctypes.Structure):
     """What the kernel must know of a Transformer."""
 
-    _fields_ = [(name, POINTER) for name in ("pool", "scratch", "rope")]
-    _fields_ += [(name, INT32) for name in SIZES] + [("eps", ctypes.c_float)]
+    _fields_ = [("pool", POINTER), *((name, INT32) for name in SIZES), ("eps", ctypes.c_float)]
+
+
+class CCache(ctypes.Structure):
+    """One conversation: all that a forward pass writes but x and the logits."""
+
+    _fields_ = [(name, POINTER) for name in ("keys", "values", "rope", "scratch")]
+    _fields_ += [("context", INT32)]
 
 
 class CTransformer(InOrder):
@@ -74,24 +82,28 @@ class CTransformer(InOrder):
         self.backend = f"c ({self.kernel.kernel_isa().decode()}, threads: {threads})"
         pool = self.kernel.pool_new(threads)
         weakref.finalize(self, self.kernel.pool_free, pool)
-        sizes = vars(config) | {"context": context, "max_rows": len(self.x)}
-        sizes = [sizes[name] for name in SIZES]
-        self.c_model = CModel(pool, None, self.rope.ctypes.data, *sizes, config.norm_eps)
+        sizes = vars(config) | {"max_rows": len(self.x)}
+        self.c_model = CModel(pool, *(sizes[name] for name in SIZES), config.norm_eps)
         self.pointer, self.x_pointer = ctypes.addressof(self.c_model), self.x.ctypes.data
-        self.c_model.scratch = self.aligned(4 * self.kernel.scratch_floats(self.pointer))
-        for layer in progress(weights.layers, "preparing the weights"):
-            self.prepare(layer)
+        self.c_cache = self.new_cache(context)
+        self.cache_pointer = ctypes.addressof(self.c_cache)
+        for index, layer in enumerate(progress(weights.layers, "preparing the weights")):
+            self.prepare(layer, index)
         self.wcls = self.tensor(weights.wcls)
 
-    def prepare(self, layer):
-        """Build the C view of a layer; what is packed is not kept twice."""
-        view = CLayer(layer.att_norm.ctypes.data, layer.ffn_norm.ctypes.data)
-        heads, context, head_size = layer.keys.shape
+    def new_cache(self, context):
+        """Memory for one conversation; it is taken from the system as the text grows."""
+        parts = self.kernel.keys_floats, self.kernel.values_floats, self.kernel.scratch_floats
         try:
-            layer.keys = np.zeros((heads, -(-context // KEYS), head_size, KEYS), np.float32)
+            keys, values, scratch = (self.aligned(4 * f(self.pointer, context)) for f in parts)
         except MemoryError:
             raise ModelError(f"no memory for a context of {context:,}: use -n") from None
-        view.keys, view.values = layer.keys.ctypes.data, layer.values.ctypes.data
+        return CCache(keys, values, self.rope.ctypes.data, scratch, context)
+
+    def prepare(self, layer, index):
+        """Build the C view of a layer; what is packed is not kept twice."""
+        view = CLayer(layer.att_norm.ctypes.data, layer.ffn_norm.ctypes.data)
+        view.index = index
         for name in MATRICES:
             w = getattr(layer, name)
             setattr(view, name, self.tensor(w))
@@ -109,25 +121,29 @@ class CTransformer(InOrder):
     def tensor(self, w):
         """The C view of a matrix; int8 groups are packed, once."""
         if not isinstance(w, QuantizedTensor):
-            return CTensor(w.ctypes.data, None, *w.shape, 0, 0)
-        shape = (*w.shape, w.group)
-        data = self.aligned(self.kernel.packed_bytes(*shape))
-        scales = self.aligned(4 * self.kernel.packed_scales(*shape))
+            return CTensor(w.ctypes.data, None, *w.shape, 0, self.kernel.tensor_type(b"float32"))
+        shape, int8 = (*w.shape, w.group), self.kernel.tensor_type(b"int8")
+        data = self.aligned(self.kernel.packed_bytes(int8, *shape))
+        scales = self.aligned(4 * self.kernel.packed_scales(int8, *shape))
         q, s = np.ascontiguousarray(w.q), np.ascontiguousarray(w.scales)
-        self.kernel.pack(q.ctypes.data, s.ctypes.data, *shape, data, scales)
-        return CTensor(data, scales, *shape, 0)
+        self.kernel.pack_int8(q.ctypes.data, s.ctypes.data, *shape, data, scales)
+        return CTensor(data, scales, *shape, int8)
 
     def attention(self, layer, x, pos):
-        self.kernel.attention(self.pointer, layer.pointer, self.x_pointer, len(x), pos)
+        self.kernel.attention(*self.half(layer), len(x), pos)
 
     def feed_forward(self, layer, x):
-        self.kernel.feed_forward(self.pointer, layer.pointer, self.x_pointer, len(x))
+        self.kernel.feed_forward(*self.half(layer), len(x))
+
+    def half(self, layer):
+        """The arguments that both halves of a layer begin with."""
+        return self.pointer, layer.pointer, self.cache_pointer, self.x_pointer
 
     def classify(self, x):
         logits = np.empty((len(x), self.config.vocab_size), np.float32)
         arguments = ctypes.addressof(self.wcls), x.ctypes.data, len(x), logits.ctypes.data
         norm = self.weights.final_norm.ctypes.data
-        self.kernel.classify(self.pointer, norm, *arguments)
+        self.kernel.classify(self.pointer, self.cache_pointer, norm, *arguments)
         return logits
 
 
