@@ -97,7 +97,7 @@ def write_v2(path: Any, config: Config, weights: Weights) -> None:
 
 
 def write_gguf(path: Any, buffer: Any) -> int:
-    """Write a GGUF with its float matrices as Q8_0, all else as it is. Return how many there are."""
+    """Write a GGUF with its float matrices as Q8_0, all else as it is. Return their number."""
     old = GGUF(buffer)
     infos = dict(old.infos)
     new = {name: as_q8_0(name, info) for name, info in infos.items()}
