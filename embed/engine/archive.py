@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -52,15 +53,18 @@ class Slice(NamedTuple):
     size: int
 
 
+Source = bytes | str | Path | Slice  # what can be written into a file
+
+
 class Member(NamedTuple):
-    """One file for the zip. `source`: bytes, a Path or a Slice.
+    """One file for the zip.
 
     Byte `skew` of the data lands on a multiple of `align` in the output. `raw`: (method, crc, size)
     of a source that is compressed already and is copied as it is.
     """
 
     name: str
-    source: object
+    source: Source
     align: int = 1
     skew: int = 0
     raw: tuple | None = None
@@ -190,8 +194,15 @@ def opened(path: str | Path) -> BinaryIO:
 # ------------------------------------------------------------------ writing
 
 
-def write(output, head, members, *, mode: int = 0o755, progress: bool = False) -> None:
-    """Write `head` (bytes, Path or Slice), then the members; `output` appears when complete.
+def write(
+    output: str | Path,
+    head: Source,
+    members: Iterable[Member],
+    *,
+    mode: int = 0o755,
+    progress: bool = False,
+) -> None:
+    """Write `head`, then the members; `output` appears when complete.
 
     The same input gives the same bytes. Raises ArchiveError for what cannot be read or written.
     """
@@ -204,7 +215,13 @@ def write(output, head, members, *, mode: int = 0o755, progress: bool = False) -
         meter.end()
 
 
-def rewrite(output, archive: Archive, changes: dict, *, progress: bool = False) -> None:
+def rewrite(
+    output: str | Path,
+    archive: Archive,
+    changes: dict[str, Member | None],
+    *,
+    progress: bool = False,
+) -> None:
     """Copy an Archive to `output`, with changes {name: Member, or None to leave it out}.
 
     What stands before the first change is copied byte for byte: offsets into it stay true. New
@@ -238,7 +255,7 @@ def changed_members(archive, names, changes):
     return [member for member in members if member]
 
 
-def size_of(source) -> int:
+def size_of(source: Source) -> int:
     """Return the number of bytes of a source."""
     if isinstance(source, bytes):
         return len(source)
@@ -250,7 +267,7 @@ def size_of(source) -> int:
         raise ArchiveError(f"cannot read {source}: {error.strerror}") from None
 
 
-def copy(source, file, meter):
+def copy(source: Source, file: BinaryIO, meter: "Meter") -> int:
     """Append a source to a file and return its CRC-32. Blocks of zeros become holes."""
     if isinstance(source, bytes):
         file.write(source)
@@ -275,7 +292,7 @@ def copy(source, file, meter):
     return crc
 
 
-def add(file, member, meter):
+def add(file: BinaryIO, member: Member, meter: "Meter") -> Entry:
     """Write the local header and the data of a Member at the end of a file; return its Entry."""
     header = file.tell()
     name = member.name.encode()
@@ -318,7 +335,7 @@ def local_header(entry, extra):
     )
 
 
-def directory(file, entries):
+def directory(file: BinaryIO, entries: list[Entry]) -> None:
     """Write the central directory and the end records, and cut the file there."""
     start = file.tell()
     for entry in entries:
@@ -358,7 +375,7 @@ def stamp():
 
 
 @contextlib.contextmanager
-def aside(output, mode, size):
+def aside(output: str | Path, mode: int, size: int) -> Iterator[BinaryIO]:
     """Give a file to write that takes its name only when it is complete; else nothing is left.
 
     On Linux the file has no name before, so that not even a killed process leaves one behind.
@@ -386,7 +403,7 @@ def aside(output, mode, size):
         part.unlink(missing_ok=True)
 
 
-def room_left(directory, size):
+def room_left(directory: Path, size: int) -> str:
     """Return how much room a file of that size needs, and how much there is."""
     import shutil  # late: it brings a lot, and every program reads this file as it starts
 
@@ -394,7 +411,7 @@ def room_left(directory, size):
     return f": it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there"
 
 
-def nameless(directory):
+def nameless(directory: Path) -> BinaryIO | None:
     """Return a file that has no name yet, None where the system has no such thing."""
     if not (hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")):
         return None

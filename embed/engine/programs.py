@@ -39,7 +39,9 @@ def model_member(source: Path | Slice) -> Member:
     return Member("model.bin", source, MODEL_ALIGN, skew)
 
 
-def tokenizer_for(model, tokenizer=None, archive: Archive | None = None) -> bytes | None:
+def tokenizer_for(
+    model: str | Path, tokenizer: str | Path | None = None, archive: Archive | None = None
+) -> bytes | None:
     """Check that a model can be used, and return its tokenizer.bin, None if it brings its own.
 
     archive: where a tokenizer is taken from when neither names or brings one.
@@ -63,7 +65,7 @@ def tokenizer_for(model, tokenizer=None, archive: Archive | None = None) -> byte
     return data
 
 
-def check_size(tokenizer, data: bytes, model, vocab_size: int) -> None:
+def check_size(tokenizer: str | Path, data: bytes, model: str | Path, vocab_size: int) -> None:
     """Raise ModelError unless a tokenizer.bin has as many tokens as the model."""
     try:
         found = len(run.read_tokenizer(data).pieces)
@@ -77,7 +79,7 @@ def check_size(tokenizer, data: bytes, model, vocab_size: int) -> None:
 # ------------------------------------------------------------------ --embed
 
 
-def embed(model, tokenizer, output) -> str:
+def embed(model: str | Path, tokenizer: str | Path | None, output: str | Path) -> str:
     """Write a copy of the running program with another model in it; return what to say.
 
     tokenizer: a path or None: a GGUF brings its own, any other model keeps the one that is there
@@ -105,14 +107,14 @@ def embed(model, tokenizer, output) -> str:
     return f"{output} is written: {os.path.getsize(output) / 1e6:.1f} MB"
 
 
-def same_file(output, path) -> bool:
+def same_file(output: str | Path, path: str | Path) -> bool:
     return os.path.exists(output) and os.path.samefile(output, path)
 
 
 # ------------------------------------------------------------------ --assimilate
 
 
-def assimilate(output=None, path=None) -> str:
+def assimilate(output: str | Path | None = None, path: str | Path | None = None) -> str | Path:
     """Write this system's program, with the model, as a plain executable; return its path.
 
     path: a universal file; None is the running one. Raises ModelError.

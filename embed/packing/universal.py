@@ -34,16 +34,26 @@ SCRIPT = 4096  # bytes of the script
 FIRST_LINE = 'MZ=;eval "$(head -c%d "$0"|tail -c%d)";exit 1\n'
 
 
+# The bytes of a program, and its PKG, None if it holds all it needs.
+Program = tuple[bytes, archive.Source | None]
+
+
 class UniversalError(BuildError):
     """A universal file that cannot be made; one line for the user."""
 
 
-def build(output, windows, programs, members, *, progress: bool = False) -> None:
+def build(
+    output: Path,
+    windows: Program,
+    programs: dict[str, Program],
+    members: list[archive.Member],
+    *,
+    progress: bool = False,
+) -> None:
     """Write a universal file.
 
-    Args: windows: (bytes of the bootloader, source of app.pkg), programs: {system: (bytes of the
-    program, source of its PKG or None if it holds all it needs)}, members: the other members of
-    the zip (model, tokenizer, what the zipapp needs). Sources are those of archive.Member.
+    Args: the bootloader and app.pkg for Windows; the programs of other systems; the other members
+    of the zip (model, tokenizer, what the zipapp needs).
     Raises UniversalError, ArchiveError.
     """
     check_systems(programs)
@@ -58,7 +68,7 @@ def build(output, windows, programs, members, *, progress: bool = False) -> None
     archive.write(output, head, [*first, *members, *last], progress=progress)
 
 
-def check_systems(programs) -> None:
+def check_systems(programs: dict[str, Program]) -> None:
     """Raise UniversalError for a system that the script cannot tell from others."""
     known = [system.name for system in SYSTEMS.values() if system.loader]
     for system in programs:
@@ -86,7 +96,7 @@ def offsets(head: bytes, first: list[archive.Member]) -> dict[str, int]:
 # ------------------------------------------------------------------ the script
 
 
-def script(programs, offset: dict[str, int]) -> str:
+def script(programs: dict[str, Program], offset: dict[str, int]) -> str:
     """Return the script, comments left out, with one line for each program."""
     rows = [
         script_row(system, program, pkg, offset[f"program/{system}"])
@@ -97,7 +107,7 @@ def script(programs, offset: dict[str, int]) -> str:
     return "".join(f"{line}\n" for line in lines if not line.startswith("#"))
 
 
-def script_row(system: str, program: bytes, pkg, offset: int) -> str:
+def script_row(system: str, program: bytes, pkg: archive.Source | None, offset: int) -> str:
     """Return what the script must know of one program; universal.sh says what the letters mean."""
     data = padded(program)
     values = {
@@ -123,8 +133,8 @@ def with_script(boot: bytes, text: str) -> bytes:
 # ------------------------------------------------------------------ programs that are there already
 
 
-def program_of(path):
-    """Return (program, source of its PKG or None) of a file made by build.py, for `programs`.
+def program_of(path: str | Path) -> Program:
+    """Return what a file made by build.py has for `programs`.
 
     A launcher reads a PKG of the universal file. Any other program stays as it is: one of macOS
     is signed as a whole.
@@ -137,8 +147,8 @@ def program_of(path):
         return head + file.read(), None
 
 
-def windows_of(path):
-    """Return (bytes of the bootloader, source of its PKG) of a Windows executable of build.py's."""
+def windows_of(path: str | Path) -> Program:
+    """Return the bootloader and app.pkg of a Windows executable made by build.py."""
     found = archive.Archive(path)
     with open(path, "rb") as file:
         head = file.read(found.head_size)

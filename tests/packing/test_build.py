@@ -214,6 +214,11 @@ def places(tmp_path):
     return directory, listing
 
 
+def take_interrupts():
+    """What a child does first: a shell's background jobs, and theirs, inherit Ctrl-C as ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_by_exit_or_signal(executable, places, number):
     directory, listing = places
@@ -227,6 +232,7 @@ def test_nothing_is_left_by_exit_or_signal(executable, places, number):
             stderr=subprocess.PIPE,
             env=CLEAN | {"TMPDIR": str(directory)},
             text=True,
+            preexec_fn=take_interrupts,
         )
         time.sleep(delay)
         if number:
