@@ -10,7 +10,7 @@ SLOW := tests/packing
 
 .DEFAULT_GOAL := help
 .PHONY: run test lint fuzz sanitize bench build zipapp portable target universal test-build \
-	test-everywhere emulators smoke rename sums publish kernel model clean help
+	test-everywhere emulators smoke matrix rename sums publish kernel model clean help
 
 run: $(VENV)/numpy kernel  ## a story from the model in embed/
 	@$(PY) run.py $(ARGS)
@@ -59,6 +59,9 @@ emulators:                 ## what test-everywhere can use; it skips what is mis
 smoke: $(VENV)/test        ## one built FILE tells a story, alone in an empty directory
 	$(PY) tests/support/smoke.py $(FILE)
 
+matrix: $(VENV)/numpy      ## (release) the systems with a native build, as JSON for the workflow
+	@$(PY) -m run.packing.release
+
 rename:                    ## (release) dist/run gets the name of its system
 	mv $(FILE) dist/run-$(SYSTEM)$(suffix $(FILE))
 
@@ -74,7 +77,7 @@ model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew
 	$(PY) embed/recipe/train.py $(ARGS)
 
 clean:                     ## back to a fresh clone
-	rm -rf $(VENV) build dist embed/kernels/*.so embed/kernels/*.dylib embed/kernels/*.dll
+	rm -rf $(VENV) build dist *.egg-info embed/kernels/*.so embed/kernels/*.dylib embed/kernels/*.dll
 
 help:                      ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1@/' | awk -F@ '{printf "make %-16s %s\n", $$1, $$2}'
@@ -94,5 +97,5 @@ $(VENV)/test $(VENV)/build $(VENV)/train: $(VENV)/numpy pyproject.toml
 	@touch $@
 
 $(VENV)/kernel: $(wildcard embed/kernels/*.[ch]) embed/packing/compilers.py | $(VENV)/numpy
-	@$(PY) embed/packing/compilers.py >/dev/null || echo "The C kernel is not there: NumPy does its work." >&2
+	@$(PY) -m run.packing.compilers >/dev/null || echo "The C kernel is not there: NumPy does its work." >&2
 	@touch $@

@@ -6,9 +6,10 @@
     python build.py --zipapp                           dist/run.pyz, for any Python with NumPy
     python build.py --universal                        dist/run.com, for Linux, macOS and Windows
 
-The steps: check the model, compile the C kernel, collect Python and NumPy (embed/freeze.py), or
-for another system put them together from packages (embed/assemble.py), and write the file, with
-the model where it can be mapped (embed/pack.py). `make build` installs what this needs.
+The steps: check the model, compile the C kernel, collect Python and NumPy (packing/freeze.py), or
+for another system put them together from packages (packing/assemble.py), and write the file, with
+the model where it can be mapped (engine/archive.py). `make build` installs what this needs;
+embed/packing/README.md tells the rest.
 """
 
 import argparse
@@ -20,234 +21,251 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from embed import compile as compiler
-from embed import freeze, pack
-from embed.pack import Member
+try:
+    import run
+except ModuleNotFoundError as error:
+    sys.exit(f"build: {error.name} is missing: `make build` installs it, or pip install numpy")
 
-ROOT = Path(__file__).resolve().parent
-EMBED = ROOT / "embed"
+from run.engine import archive, programs, systems
+from run.engine.archive import Member
+from run.packing import EMBED, ROOT, BuildError, compilers, engine_files, freeze
+
 DIST = ROOT / "dist"
 PAGE = 4096  # the kernel starts on one, though it is copied before it is loaded
 ZIPAPP_HEAD = b"#!/usr/bin/env python3\n"
 ZIPAPP_MAIN = b"import sys\n\nimport run\n\nsys.exit(run.main())\n"
+UNIVERSAL = "linux-x86_64", "linux-aarch64"  # put into run.com beside Windows, if not given
 
 
-class BuildError(Exception):
-    """The build cannot go on; the message is one line: what, and what to do."""
-
-
-def say(text):
+def say(text: object) -> None:
     print(f"build: {text}", file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------ what goes into the file
 
 
-def model_members(options, scratch):
-    """Checks model, tokenizer and default flags -> the Members that hold them."""
-    engine = import_engine()
-    model, tokenizer = Path(options.model or EMBED / "model.bin"), options.tokenizer
+def model_members(options, scratch: Path) -> list[Member]:
+    """Check model, tokenizer and default flags; return the Members that hold them."""
+    model = Path(options.model or EMBED / "model.bin")
     if not model.is_file() and not options.model:
         raise BuildError("there is no embed/model.bin: name a model with --model FILE")
-    beside = model.with_name("tokenizer.bin")
-    try:
-        with open(model, "rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
-    except OSError as error:
-        raise BuildError(f"cannot read {model}: {error.strerror}") from None
-    if tokenizer is None and not is_gguf and beside.is_file():
-        tokenizer = beside
-    data = pack.tokenizer_for(model, tokenizer)
-    source = to_int8(engine, model, is_gguf, scratch) if options.int8 else model
-    members = [pack.model_member(source)]
+    tokenizer = options.tokenizer or tokenizer_beside(model)
+    data = programs.tokenizer_for(model, tokenizer)
+    source = to_int8(model, scratch) if options.int8 else model
+    members = [programs.model_member(source)]
     if data:
         members.append(Member("tokenizer.bin", data))
     if options.args:
-        try:
-            engine.parse_args(shlex.split(options.args))  # a bad flag ends the build with one line
-        except (ValueError, engine.ModelError) as error:
-            raise BuildError(f"--args {options.args}: {error}") from None
+        check_flags(options.args)
         members.append(Member("args.txt", options.args.encode() + b"\n"))
     return members
 
 
-def import_engine():
-    """-> the module run; BuildError if NumPy, which it needs, is missing."""
+def tokenizer_beside(model: Path) -> Path | None:
+    """Return the tokenizer.bin in the model's directory, None without one and for a GGUF."""
+    beside = model.with_name("tokenizer.bin")
+    return beside if beside.is_file() and not is_gguf(model) else None
+
+
+def is_gguf(model: Path) -> bool:
+    with archive.opened(model) as file:
+        return file.read(4) == b"GGUF"
+
+
+def check_flags(text: str) -> None:
+    """End the build with one line if run.py would refuse these default flags."""
     try:
-        import run
-    except ImportError as error:
-        raise BuildError(f"{error}: `make build` installs what is needed") from None
-    return run
+        run.parse_args(shlex.split(text))
+    except (ValueError, run.ModelError) as error:
+        raise BuildError(f"--args {text}: {error}") from None
 
 
-def to_int8(engine, model, is_gguf, scratch):
-    """Writes a model with its float matrices in int8 -> its path; one in int8 already stays."""
-    from embed import quantize
+def to_int8(model: Path, scratch: Path) -> Path:
+    """Write the model with its float matrices in int8; return its path, or that of the old one."""
+    from run.engine import quantize
 
     say("rounding the weights to int8")
-    target, buffer = Path(scratch) / "model.int8.bin", engine.open_buffer(model)
+    target = scratch / "model.int8.bin"
     try:
-        config, weights, kind, _ = engine.read_model(buffer)
-        if is_gguf:
+        buffer = run.open_buffer(model)
+        file = run.read_model(buffer)
+        if is_gguf(model):
             changed = quantize.write_gguf(target, buffer)
-        elif changed := not isinstance(weights.tok_emb, engine.QuantizedTensor):
-            quantize.write_v2(target, config, weights)
-    except engine.ModelError as error:
+        else:
+            changed = not isinstance(file.weights.tok_emb, run.QuantizedTensor)
+            if changed:
+                quantize.write_v2(target, file.config, file.weights)
+    except run.ModelError as error:
         raise BuildError(f"{model}: {error}") from None
-    if not changed:
-        say(f"with {model} as it is: it holds no float matrices ({kind})")
-    return target if changed else model
+    if changed:
+        return target
+    say(f"with {model} as it is: it holds no float matrices ({file.format})")
+    return model
 
 
-def kernel_members(targets, scratch):
-    """Compiles the C kernel for each target -> Members; a target that fails is left out, aloud."""
-    members = []
+def compiled_kernels(targets: Iterable[str], scratch: Path) -> dict[str, Path]:
+    """Compile the C kernel for each target; one that fails is left out, aloud."""
+    kernels = {}
     for target in targets:
         try:
-            path = compiler.compile_kernel(target, Path(scratch))
-            members.append(Member(f"embed/{path.name}", path, PAGE))
-        except compiler.CompileError as error:
+            kernels[target] = compilers.compile_kernel(target, scratch)
+        except compilers.CompileError as error:
             say(f"without the C kernel for {target}, NumPy does its work: {error}")
-    return members
+    return kernels
 
 
-def source_members():
-    """-> the Members that make a zip a Python program, with byte code for this Python's version."""
-    modules = [EMBED / f"{name.removeprefix('embed.')}.py" for name in freeze.runtime_modules()]
-    members = [Member("__main__.py", ZIPAPP_MAIN), Member("embed/__init__.py", b"")]
-    for path in [ROOT / "run.py", *modules]:
+def kernel_members(kernels: dict[str, Path]) -> list[Member]:
+    return [Member(f"embed/kernels/{path.name}", path, PAGE) for path in kernels.values()]
+
+
+def source_members() -> list[Member]:
+    """Return what makes a zip a Python program, with byte code for this Python's version."""
+    members = [Member("__main__.py", ZIPAPP_MAIN)]
+    for path in engine_files():
         name = path.relative_to(ROOT).as_posix()
         source = path.read_bytes()
         code = compile(source, name, "exec", dont_inherit=True)
         header = importlib.util.MAGIC_NUMBER + bytes([1]) + bytes(11)  # never compared with a time
-        members += [Member(name + "c", header + marshal.dumps(code)), Member(name, source)]
+        members.append(Member(f"{name}c", header + marshal.dumps(code)))
+        members.append(Member(name, source))
     return members
 
 
 # ------------------------------------------------------------------ the kinds of files
 
 
-def build_native(options, scratch):
-    """The executable for this system, from the running Python."""
-    output = output_path(options, "run.exe" if os.name == "nt" else "run")
+def build_native(options, scratch: Path) -> None:
+    """Make the executable for this system, from the running Python."""
+    system = systems.this_system()
+    output = output_path(options, systems.executable_name("run", system))
     members = model_members(options, scratch)
     say("compiling")
-    members += kernel_members([compiler.native_target()], scratch)
-    head = None
-    if sys.platform == "linux":
-        try:
-            head = freeze.compile_launcher(scratch)
-        except compiler.CompileError as error:
-            say(f"with PyInstaller's bootloader, which starts slower: {error}")
+    members += kernel_members(compiled_kernels([system], scratch))
+    launcher = native_launcher(scratch)
     say("collecting Python and NumPy, about 15 seconds")
-    pkg = freeze.freeze(scratch, small=options.small, bootloader=head is None)
+    pkg = freeze.freeze(scratch, small=options.small, bootloader=launcher is None)
     members.append(Member("app.pkg", pkg))
-    write(output, head or freeze.bootloader(), members)
-    if version := freeze.glibc(pkg, *([head] if head else [])):
+    write(output, launcher or freeze.bootloader(), members)
+    version = freeze.glibc(pkg, *([launcher] if launcher else []))
+    if version:
         say(f"it needs glibc {version} or newer (ldd --version tells); --portable needs less")
 
 
-def build_target(options, scratch, target):
-    """The executable for another system, from packages."""
-    suffix = ".exe" if target.startswith("windows") else ""
-    output = output_path(options, f"run-{target}{suffix}")
+def native_launcher(scratch: Path) -> Path | None:
+    """Return the launcher for this system, None where PyInstaller's bootloader takes its place."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return compilers.compile_launcher(scratch)
+    except compilers.CompileError as error:
+        say(f"with PyInstaller's bootloader, which starts slower: {error}")
+        return None
+
+
+def build_target(options, scratch: Path) -> None:
+    """Make the executable for another system, from packages."""
+    target = options.target
+    output = output_path(options, systems.executable_name(f"run-{target}", target))
     members = model_members(options, scratch)
-    head, pkg = assembled(target, scratch, options)
-    members += kernel_members([kernel_target(target)], scratch)
-    write(output, head, [*members, Member("app.pkg", pkg)])
+    kernels = compiled_kernels([target] if target in systems.SYSTEMS else [], scratch)
+    head, pkg = assembled(target, scratch, options, kernels)
+    write(output, head, [*members, *kernel_members(kernels), Member("app.pkg", pkg)])
 
 
-def build_portable(options, scratch):
-    """The executable for this system, from packages that old distributions can run."""
-    target = compiler.native_target()
-    if not target.startswith("linux"):
+def build_portable(options, scratch: Path) -> None:
+    """Make the executable for this system, from packages that old distributions can run."""
+    options.target = systems.this_system()
+    if not options.target.startswith("linux"):
         raise BuildError("--portable is about glibc, which only Linux has: leave it out")
     options.output = output_path(options, "run")
-    build_target(options, scratch, target)
+    build_target(options, scratch)
 
 
-def build_universal(options, scratch):
-    """One file for Windows, Linux and whatever has Python with NumPy, and for given programs."""
-    from embed import universal
+def build_universal(options, scratch: Path) -> None:
+    """Make one file for Windows, Linux and whatever has Python with NumPy, and given programs."""
+    from run.packing import universal
 
     output = output_path(options, "run.com")
+    given = given_programs(options.payload)
     members = model_members(options, scratch)
-    members += kernel_members(compiler.TARGETS, scratch)
-    members += source_members()
+    kernels = compiled_kernels(systems.SYSTEMS, scratch)
+    members += kernel_members(kernels) + source_members()
+    options.python = None  # one interpreter cannot serve three systems
+    if "windows-x86_64" in given:
+        windows = universal.windows_of(given.pop("windows-x86_64"))
+    else:
+        windows = assembled("windows-x86_64", scratch, options, kernels)
+    inside = {system: universal.program_of(path) for system, path in given.items()}
+    for target in UNIVERSAL:
+        if target not in inside:
+            inside[target] = assembled(target, scratch, options, kernels)
+    universal.build(output, windows, inside, members, progress=True)
+    report(output)
+
+
+def given_programs(payloads: list[str]) -> dict[str, str]:
+    """Return the values of --payload: {system: path}."""
     given = {}
-    for payload in options.payload:
+    for payload in payloads:
         system, equals, path = payload.partition("=")
         if not equals:
             raise BuildError(f"--payload {payload} must be SYSTEM=FILE, as macos-arm64=run-macos")
         given[system] = path
-    windows_file = given.pop("windows-x86_64", None)
-    programs = {system: universal.program_of(path) for system, path in given.items()}
-    options.python = None  # one interpreter cannot serve three systems
-    for target in sorted({"linux-x86_64", "linux-aarch64"} - set(programs)):
-        programs[target] = assembled(target, scratch, options)
-    if windows_file:
-        windows = universal.windows_of(windows_file)
-    else:
-        windows = assembled("windows-x86_64", scratch, options)
-    universal.build(output, windows, programs, members, progress=True)
-    report(output)
+    return given
 
 
-def build_zipapp(options, scratch):
-    """The program as a zip that Python runs, with kernels for every system zig compiles for."""
+def build_zipapp(options, scratch: Path) -> None:
+    """Make the program as a zip that Python runs, with kernels for every system zig knows."""
     output = output_path(options, "run.pyz")
-    targets = compiler.TARGETS if compiler.zig() else [compiler.native_target()]
-    if not compiler.zig():
+    targets = list(systems.SYSTEMS)
+    if not compilers.zig():
         say("only this system's kernel goes in: python -m pip install ziglang for the others")
+        targets = [systems.this_system()]
     say("compiling the kernel for " + ", ".join(targets))
-    members = source_members() + kernel_members(targets, scratch) + model_members(options, scratch)
+    kernels = compiled_kernels(targets, scratch)
+    members = source_members() + kernel_members(kernels) + model_members(options, scratch)
     write(output, ZIPAPP_HEAD, members)
-    if output.stat().st_size >= pack.LIMIT:
+    if output.stat().st_size >= archive.LIMIT:
         say("above 4 GB only Python 3.13 and newer can start it")
 
 
-def build_kernel(options, scratch):
-    """The C kernel for this system, into embed/, for `python run.py`."""
-    say(f"{compiler.compile_kernel()} is compiled")
+def build_kernel(options, scratch: Path) -> None:
+    """Compile the C kernel for this system, into embed/kernels, for `python run.py`."""
+    say(f"{compilers.compile_kernel()} is compiled")
 
 
-def assembled(target, scratch, options):
-    """-> (program, archive) of embed/assemble.py."""
-    from embed import assemble
+def assembled(target: str, scratch: Path, options, kernels: dict[str, Path]) -> tuple[bytes, Path]:
+    """Return the program and the archive for a system, put together from packages."""
+    from run.packing import assemble
 
     say(f"putting Python and NumPy for {target} together")
-    place = Path(scratch) / target
+    place = scratch / target
     place.mkdir()
-    try:
-        return assemble.assemble(target, place, python=options.python, small=options.small)
-    except (assemble.AssembleError, assemble.FetchError) as error:
-        raise BuildError(str(error)) from None
+    return assemble.assemble(
+        target, place, kernel=kernels.get(target), python=options.python, small=options.small
+    )
 
 
-def kernel_target(target):
-    """assemble.py says arm64 where a system does; kernels always say aarch64."""
-    return target.replace("arm64", "aarch64")
-
-
-def output_path(options, name):
-    """-> where to write: what the user named, else `name` in dist/."""
+def output_path(options, name: str) -> Path:
+    """Return where to write: what the user named, else `name` in dist/."""
     if options.output:
         return Path(options.output)
     DIST.mkdir(exist_ok=True)
     return DIST / name
 
 
-def write(output, head, members):
-    pack.write(output, head, members, progress=True)
+def write(output: Path, head: bytes | Path, members: list[Member]) -> None:
+    archive.write(output, head, members, progress=True)
     report(output)
 
 
-def report(output):
-    """Says what was written and how large its parts are."""
-    entries = pack.Archive(output).entries
-    total, model = output.stat().st_size, entries["model.bin"].packed
+def report(output: Path) -> None:
+    """Say what was written and how large its parts are."""
+    total = output.stat().st_size
+    model = archive.Archive(output).entries["model.bin"].packed
     say(f"{output}: {total / 1e6:.1f} MB, {model / 1e6:.1f} of them the model")
 
 
@@ -273,36 +291,38 @@ def parse_args(argv):
     kinds.add_argument("--zipapp", action="store_true", help="run.pyz, for Python with NumPy")
     kinds.add_argument("--target", metavar="SYSTEM", help="windows-x86_64, linux-aarch64, ...")
     kinds.add_argument("--universal", action="store_true", help="one file for all systems")
-    kinds.add_argument("--kernel", action="store_true", help="only compile embed/kernels.c")
+    kinds.add_argument("--kernel", action="store_true", help="only compile the C kernel")
     return parser.parse_args(argv)
 
 
-def build(options, scratch):
-    """Makes what the command line asks for."""
+def build(options, scratch: Path) -> None:
+    """Make what the command line asks for."""
     if options.target:
-        return build_target(options, scratch, options.target)
-    kinds = {
-        "portable": build_portable,
-        "zipapp": build_zipapp,
-        "universal": build_universal,
-        "kernel": build_kernel,
-    }
-    chosen = next((make for name, make in kinds.items() if getattr(options, name)), build_native)
-    return chosen(options, scratch)
+        build_target(options, scratch)
+    elif options.portable:
+        build_portable(options, scratch)
+    elif options.zipapp:
+        build_zipapp(options, scratch)
+    elif options.universal:
+        build_universal(options, scratch)
+    elif options.kernel:
+        build_kernel(options, scratch)
+    else:
+        build_native(options, scratch)
 
 
 @contextlib.contextmanager
-def scratch_directory():
-    """A directory for what is in between; those that killed builds left are removed."""
+def scratch_directory() -> Iterator[Path]:
+    """Give a directory for what is in between; those that killed builds left are removed."""
     place = Path(tempfile.gettempdir())
     for left in place.glob("run-build-*-*"):
-        if os.name == "posix" and not alive(left.name.split("-")[2]):
+        if os.name == "posix" and not is_alive(left.name.split("-")[2]):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"run-build-{os.getpid()}-") as scratch:
-        yield scratch
+        yield Path(scratch)
 
 
-def alive(pid):
+def is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
@@ -312,14 +332,14 @@ def alive(pid):
     return True
 
 
-def main(argv=None):
-    """Returns the exit status; every failure is one line on stderr."""
+def main(argv=None) -> int:
+    """Build, and return the exit status; every failure is one line on stderr."""
     options = parse_args(argv)
     try:
         with scratch_directory() as scratch:
             build(options, scratch)
         return 0
-    except (BuildError, pack.PackError, freeze.FreezeError, compiler.CompileError) as error:
+    except (BuildError, archive.ArchiveError, run.ModelError) as error:
         say(error)
     except OSError as error:
         say(f"{error.filename or 'writing'}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Writes the one file that carries a model: a program and, behind it, a zip of stored members.
+"""A program and, behind it, a zip of stored members: reading and writing such a file.
 
     [program][model.bin][tokenizer.bin][args.txt][kernel][app.pkg][central directory]
 
@@ -7,7 +7,11 @@ for a zipapp. Stored means that a member's bytes are the file's bytes, so the mo
 it lies and never unpacked. `app.pkg`, the interpreter, comes last: PyInstaller's bootloaders search
 for it from the end. Every zip tool can list the file, and `zip -0` can change the model in it.
 
-Only the standard library is used: `./run --embed` runs this on machines that have no Python.
+This knows nothing of the engine or of what the members hold, and uses the standard library only.
+
+    archive = Archive("run")                          # archive.entries, archive.read("args.txt")
+    write("run", launcher, [Member("model.bin", Path("model.bin"), align=64), ...])
+    rewrite("new", archive, {"args.txt": None})       # the same without args.txt
 """
 
 import contextlib
@@ -17,8 +21,9 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 CHUNK = 1 << 20
 ZEROS = bytes(CHUNK)
@@ -28,11 +33,15 @@ CENTRAL = struct.Struct("<4s6H3I5H2I")
 END = struct.Struct("<4s4H2IH")
 END64 = struct.Struct("<4sQ2H2I4Q")
 LOCATOR = struct.Struct("<4sIQI")
+ZIP64 = 1  # the extra field with 64-bit sizes and offsets
 PADDING = 0xD935  # the extra field that zipalign invented: alignment, then zeros
-MODEL_ALIGN = 64  # a cache line, and what the widest vector loads like best
+UTF8 = 0x800  # the flag for names in UTF-8
+UNIX = 0x300  # made there: the file's mode counts
+FIRST_DATE = 315532800  # 1980, in seconds since 1970
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
-class PackError(Exception):
+class ArchiveError(Exception):
     """A file that cannot be read or written; the message is one line: what, and what to do."""
 
 
@@ -44,15 +53,18 @@ class Slice(NamedTuple):
     size: int
 
 
+Source = bytes | str | Path | Slice  # what can be written into a file
+
+
 class Member(NamedTuple):
-    """One file for the zip. `source`: bytes, a Path or a Slice.
+    """One file for the zip.
 
     Byte `skew` of the data lands on a multiple of `align` in the output. `raw`: (method, crc, size)
     of a source that is compressed already and is copied as it is.
     """
 
     name: str
-    source: object
+    source: Source
     align: int = 1
     skew: int = 0
     raw: tuple | None = None
@@ -75,21 +87,22 @@ class Entry(NamedTuple):
 
 
 class Archive:
-    """The zip at the end of a file. `entries`: {name: Entry} in the order of the file.
+    """The zip at the end of a file. Raises ArchiveError if there is none.
 
-    `head_size`: length of what stands before the zip. PackError if there is no zip.
+    path: the file. entries: {name: Entry} in the order of the file. head_size: the length of what
+    stands before the zip.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
             with opened(self.path) as file:
                 self.read_directory(file)
         except (struct.error, ValueError, OSError, OverflowError, MemoryError):
-            raise PackError(f"{path}: its zip directory is damaged: copy it again") from None
+            raise ArchiveError(f"{path}: its zip directory is damaged: copy it again") from None
 
     def read_directory(self, file):
-        """Finds all entries, and where their data stand."""
+        """Find all entries, and where their data stand."""
         count, start, shift = self.find_directory(file)
         file.seek(start)
         found = sorted((self.read_entry(file, shift) for _ in range(count)), key=lambda e: e.header)
@@ -97,13 +110,13 @@ class Archive:
         self.head_size = min((e.header for e in found), default=start)
 
     def find_directory(self, file):
-        """-> number of entries, offset of the first, and what to add to every offset in them."""
+        """Return how many entries there are, where they begin, and what to add to their offsets."""
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 65557))  # the end record and the longest comment
         tail = file.read()
         at = tail.rfind(b"PK\5\6")
         if at < 0 or len(tail) - at < END.size:
-            raise PackError(f"{self.path} holds no zip: it is not a program made by build.py")
+            raise ArchiveError(f"{self.path} holds no zip: it is not a program made by build.py")
         *_, count, length, start, _ = END.unpack_from(tail, at)
         end = size - len(tail) + at
         if LIMIT in (length, start) or count == 0xFFFF:
@@ -114,19 +127,27 @@ class Archive:
         return count, end - length, end - length - start
 
     def read_entry(self, file, shift):
+        """Read one row of the directory: an Entry that does not know yet where its data stand."""
         fields = CENTRAL.unpack(file.read(CENTRAL.size))
         if fields[0] != b"PK\1\2":
             raise struct.error("no entry here")
-        method, crc, packed, size = fields[4], *fields[7:10]
-        lengths, header = fields[10:13], fields[16]
-        name = file.read(lengths[0]).decode()
-        wide = iter(extra_field(file.read(lengths[1]), 1))
-        size, packed, header = (next(wide, v) if v == LIMIT else v for v in (size, packed, header))
-        file.seek(lengths[2], os.SEEK_CUR)
+        method = fields[4]
+        crc, packed, size, name_length, extra_length, comment_length = fields[7:13]
+        header = fields[16]
+        name = file.read(name_length).decode()
+        wide = iter(extra_field(file.read(extra_length), ZIP64))
+        file.seek(comment_length, os.SEEK_CUR)
+        # What does not fit into 32 bits stands in the zip64 field, in this order.
+        if size == LIMIT:
+            size = next(wide, size)
+        if packed == LIMIT:
+            packed = next(wide, packed)
+        if header == LIMIT:
+            header = next(wide, header)
         return Entry(name, method, crc, packed, size, header + shift)
 
     def locate(self, file, entry):
-        """Reads the local header, which may be longer than the central one says."""
+        """Add where the data stand: the local header may be longer than the central one says."""
         file.seek(entry.header)
         *_, name, extra = LOCAL.unpack(file.read(LOCAL.size))
         file.seek(name, os.SEEK_CUR)
@@ -134,117 +155,135 @@ class Archive:
         offset = entry.header + LOCAL.size + name + extra
         return entry._replace(offset=offset, align=padding[0] if padding else 1)
 
-    def read(self, name):
-        """-> bytes of a member."""
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a member, unpacked."""
         entry = self.entries[name]
         with opened(self.path) as file:
             file.seek(entry.offset)
             data = file.read(entry.packed)
         return zlib.decompress(data, -15) if entry.method else data
 
-    def member(self, name):
-        """-> Member that copies this one into another archive as it is."""
-        e = self.entries[name]
-        raw = (e.method, e.crc, e.size) if e.method else None
-        return Member(name, Slice(self.path, e.offset, e.packed), e.align, raw=raw)
+    def member(self, name: str) -> Member:
+        """Return a Member that copies this one into another archive as it is."""
+        entry = self.entries[name]
+        source = Slice(self.path, entry.offset, entry.packed)
+        raw = (entry.method, entry.crc, entry.size) if entry.method else None
+        return Member(name, source, entry.align, raw=raw)
 
 
 def extra_field(extra, wanted, form="<Q"):
-    """Extra bytes of a header -> the numbers of the field `wanted`, () without it."""
+    """Return the numbers of the field `wanted` in the extra bytes of a header, () without it."""
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<2H", extra)
         if kind == wanted:
             width = struct.calcsize(form)
-            return [
-                struct.unpack_from(form, extra, 4 + i)[0] for i in range(0, size - width + 1, width)
-            ]
+            data = extra[4 : 4 + size - size % width]
+            return [number for (number,) in struct.iter_unpack(form, data)]
         extra = extra[4 + size :]
     return ()
 
 
-def opened(path):
-    """Opens a file for reading; PackError says why it cannot be."""
+def opened(path: str | Path) -> BinaryIO:
+    """Open a file for reading; ArchiveError says why it cannot be."""
     try:
         return open(path, "rb")
-    except OSError as e:
-        raise PackError(f"cannot read {path}: {e.strerror}") from None
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
 
 
 # ------------------------------------------------------------------ writing
 
 
-def write(output, head, members, *, mode=0o755, progress=False):
-    """Writes `head` (bytes, Path or Slice), then the members; `output` appears when complete.
+def write(
+    output: str | Path,
+    head: Source,
+    members: Iterable[Member],
+    *,
+    mode: int = 0o755,
+    progress: bool = False,
+) -> None:
+    """Write `head`, then the members; `output` appears when complete.
 
-    The same input gives the same bytes. PackError on anything that cannot be read or written.
+    The same input gives the same bytes. Raises ArchiveError for what cannot be read or written.
     """
     members = list(members)
-    total = sum(size_of(m.source) for m in members) + size_of(head)
+    total = size_of(head) + sum(size_of(member.source) for member in members)
     with aside(output, mode, total) as file:
         meter = Meter(output, total if progress else 0)
         copy(head, file, meter)
-        directory(file, [add(file, m, meter) for m in members])
+        directory(file, [add(file, member, meter) for member in members])
         meter.end()
 
 
-def rewrite(output, archive, changes, *, progress=False):
-    """Copies an Archive to `output`, with changes {name: Member, or None to leave it out}.
+def rewrite(
+    output: str | Path,
+    archive: Archive,
+    changes: dict[str, Member | None],
+    *,
+    progress: bool = False,
+) -> None:
+    """Copy an Archive to `output`, with changes {name: Member, or None to leave it out}.
 
     What stands before the first change is copied byte for byte: offsets into it stay true. New
-    members go before the last one.
+    members go before the last one, which is the interpreter.
     """
     names = list(archive.entries)
-    added = [m for n, m in changes.items() if n not in names and m]
-    touched = [i for i, n in enumerate(names) if n in changes] + [len(names) - 1]
-    first = min(touched) if names else 0
-    kept = [archive.entries[n] for n in names[:first]]
+    first = first_change(names, changes)
+    kept = [archive.entries[name] for name in names[:first]]
     end = archive.entries[names[first]].header if names else archive.head_size
-    members = [changes.get(n, archive.member(n)) for n in names[first:]]
-    members = [m for m in members[:-1] + added + members[-1:] if m]
-    total = end + sum(size_of(m.source) for m in members)
+    members = changed_members(archive, names[first:], changes)
+    total = end + sum(size_of(member.source) for member in members)
     mode = archive.path.stat().st_mode & 0o777
     with aside(output, mode, total) as file:
         meter = Meter(output, total if progress else 0)
         copy(Slice(archive.path, 0, end), file, meter)
-        directory(file, kept + [add(file, m, meter) for m in members])
+        directory(file, kept + [add(file, member, meter) for member in members])
         meter.end()
 
 
-def model_member(source, name="model.bin"):
-    """Member for a model, aligned. llama2.c's first format has 28 bytes before the weights."""
-    path, offset = (source.path, source.offset) if isinstance(source, Slice) else (source, 0)
-    with opened(path) as file:
-        file.seek(offset)
-        magic = file.read(4)
-    return Member(name, source, MODEL_ALIGN, 0 if magic in (b"GGUF", b"24ka") else 28)
+def first_change(names, changes):
+    """Return the index of the first member that has to be written again; the last always is."""
+    touched = [i for i, name in enumerate(names) if name in changes]
+    return min([*touched, max(0, len(names) - 1)])
 
 
-def size_of(source):
-    """-> bytes of a source."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
+def changed_members(archive, names, changes):
+    """Return the members to write in place of those named, the new ones before the last."""
+    members = [changes.get(name, archive.member(name)) for name in names]
+    added = [member for name, member in changes.items() if name not in archive.entries]
+    members[-1:-1] = added
+    return [member for member in members if member]
+
+
+def size_of(source: Source) -> int:
+    """Return the number of bytes of a source."""
+    if isinstance(source, bytes):
         return len(source)
     if isinstance(source, Slice):
         return source.size
     try:
         return os.stat(source).st_size
-    except OSError as e:
-        raise PackError(f"cannot read {source}: {e.strerror}") from None
+    except OSError as error:
+        raise ArchiveError(f"cannot read {source}: {error.strerror}") from None
 
 
-def copy(source, file, meter):
-    """Appends a source to a file -> CRC-32. Blocks of zeros become holes."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
+def copy(source: Source, file: BinaryIO, meter: "Meter") -> int:
+    """Append a source to a file and return its CRC-32. Blocks of zeros become holes."""
+    if isinstance(source, bytes):
         file.write(source)
         return zlib.crc32(source)
-    path, offset, left = source if isinstance(source, Slice) else (source, 0, size_of(source))
+    if not isinstance(source, Slice):
+        source = Slice(source, 0, size_of(source))
     crc = 0
-    with opened(path) as stream:
-        stream.seek(offset)
+    left = source.size
+    with opened(source.path) as stream:
+        stream.seek(source.offset)
         while left:
             block = stream.read(min(CHUNK, left))
             if not block:
-                raise PackError(f"{path} became shorter while it was copied")
-            crc, left = zlib.crc32(block, crc), left - len(block)
+                raise ArchiveError(f"{source.path} became shorter while it was copied")
+            crc = zlib.crc32(block, crc)
+            left -= len(block)
             if block == ZEROS:
                 file.seek(CHUNK, os.SEEK_CUR)
             else:
@@ -253,50 +292,57 @@ def copy(source, file, meter):
     return crc
 
 
-def add(file, member, meter):
-    """Writes local header and data of a Member at the end of a file -> Entry."""
-    header, packed, name = file.tell(), size_of(member.source), member.name.encode()
+def add(file: BinaryIO, member: Member, meter: "Meter") -> Entry:
+    """Write the local header and the data of a Member at the end of a file; return its Entry."""
+    header = file.tell()
+    name = member.name.encode()
+    packed = size_of(member.source)
     method, crc, size = member.raw or (0, 0, packed)
-    wide = struct.pack("<2H2Q", 1, 16, size, packed) if max(size, packed) >= LIMIT else b""
-    extra = wide
-    if member.align > 1:
-        start = header + LOCAL.size + len(name) + len(wide) + 6
-        pad = -(start + member.skew) % member.align
-        extra += struct.pack("<3H", PADDING, 2 + pad, member.align) + bytes(pad)
+    extra = local_extra(header + LOCAL.size + len(name), member, packed, size)
     offset = header + LOCAL.size + len(name) + len(extra)
     file.write(bytes(offset - header))  # the header needs the CRC, so it comes after the data
     found = copy(member.source, file, meter)
+    if not member.raw:
+        crc = found
     end = file.tell()
-    crc = crc if member.raw else found
+    entry = Entry(member.name, method, crc, packed, size, header, offset, member.align)
     file.seek(header)
-    sizes = (LIMIT, LIMIT) if wide else (packed, size)
-    version = 45 if wide else 20
-    file.write(
-        LOCAL.pack(b"PK\3\4", version, 0x800, method, *stamp(), crc, *sizes, len(name), len(extra))
-    )
-    file.write(name + extra)
+    file.write(local_header(entry, len(extra)) + name + extra)
     file.seek(end)
-    return Entry(member.name, method, crc, packed, size, header, offset, member.align)
+    return entry
 
 
-def directory(file, entries):
-    """Writes the central directory and the end records, and cuts the file there."""
+def local_extra(start, member, packed, size):
+    """Return the extra bytes, at `start` in the file, that put the data where the Member wants."""
+    extra = b""
+    if max(size, packed) >= LIMIT:
+        extra = struct.pack("<2H2Q", ZIP64, 16, size, packed)
+    if member.align > 1:
+        data = start + len(extra) + 6  # without padding: 6 bytes are its field's own
+        zeros = bytes(-(data + member.skew) % member.align)
+        extra += struct.pack("<3H", PADDING, 2 + len(zeros), member.align) + zeros
+    return extra
+
+
+def local_header(entry, extra):
+    """Return what stands before the name, the `extra` bytes and the data of a member."""
+    packed, size, version = entry.packed, entry.size, 20
+    if max(packed, size) >= LIMIT:
+        packed, size, version = LIMIT, LIMIT, 45
+    name = len(entry.name.encode())
+    return LOCAL.pack(
+        b"PK\3\4", version, UTF8, entry.method, *stamp(), entry.crc, packed, size, name, extra
+    )
+
+
+def directory(file: BinaryIO, entries: list[Entry]) -> None:
+    """Write the central directory and the end records, and cut the file there."""
     start = file.tell()
-    for e in entries:
-        fields = [e.packed, e.size, e.header]
-        wide = [v for v in (e.size, e.packed, e.header) if v >= LIMIT]  # in this order
-        extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
-        packed, size, header = (min(v, LIMIT) for v in fields)
-        name, version = e.name.encode(), 45 if wide else 20
-        file.write(
-            CENTRAL.pack(
-                b"PK\1\2", 0x300 | version, version, 0x800, e.method, *stamp(), e.crc, packed, size,
-                len(name), len(extra), 0, 0, 0, 0o644 << 16, header,
-            )
-        )  # fmt: skip
-        file.write(name + extra)
+    for entry in entries:
+        file.write(central_header(entry))
     end = file.tell()
-    length, count = end - start, len(entries)
+    length = end - start
+    count = len(entries)
     if end >= LIMIT:
         file.write(END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, start))
         file.write(LOCATOR.pack(b"PK\6\7", 0, end, 1))
@@ -304,24 +350,41 @@ def directory(file, entries):
     file.truncate()
 
 
+def central_header(entry):
+    """Return the row of the directory for an Entry."""
+    name = entry.name.encode()
+    wide = [v for v in (entry.size, entry.packed, entry.header) if v >= LIMIT]
+    extra, version = b"", 20
+    if wide:
+        extra = struct.pack(f"<2H{len(wide)}Q", ZIP64, 8 * len(wide), *wide)
+        version = 45
+    packed, size, header = (min(v, LIMIT) for v in (entry.packed, entry.size, entry.header))
+    row = CENTRAL.pack(
+        b"PK\1\2", UNIX | version, version, UTF8, entry.method, *stamp(), entry.crc, packed, size,
+        len(name), len(extra), 0, 0, 0, 0o644 << 16, header,
+    )  # fmt: skip
+    return row + name + extra
+
+
 def stamp():
-    """-> (time, date) of every member: SOURCE_DATE_EPOCH, else the first that a zip can hold."""
-    seconds = max(int(os.environ.get("SOURCE_DATE_EPOCH") or 0), 315532800)
+    """Return the time and date of every member: SOURCE_DATE_EPOCH, else a zip's first."""
+    seconds = max(int(os.environ.get("SOURCE_DATE_EPOCH") or 0), FIRST_DATE)
     t = time.gmtime(seconds)
-    return t[3] << 11 | t[4] << 5 | t[5] // 2, (t[0] - 1980) << 9 | t[1] << 5 | t[2]
+    clock = t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec // 2
+    return clock, (t.tm_year - 1980) << 9 | t.tm_mon << 5 | t.tm_mday
 
 
 @contextlib.contextmanager
-def aside(output, mode, size):
-    """A file to write that takes its name only when it is complete; else nothing is left.
+def aside(output: str | Path, mode: int, size: int) -> Iterator[BinaryIO]:
+    """Give a file to write that takes its name only when it is complete; else nothing is left.
 
     On Linux the file has no name before, so that not even a killed process leaves one behind.
     """
     output = Path(os.path.realpath(output))
     if not output.parent.is_dir():
-        raise PackError(f"cannot write {output}: there is no directory {output.parent}")
+        raise ArchiveError(f"cannot write {output}: there is no directory {output.parent}")
     if output.exists() and not output.is_file():
-        raise PackError(f"cannot write {output}: it is not a file")
+        raise ArchiveError(f"cannot write {output}: it is not a file")
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         file = nameless(output.parent) or open(part, "w+b")  # noqa: SIM115
@@ -333,37 +396,41 @@ def aside(output, mode, size):
             if not part.exists():
                 os.link(f"/proc/self/fd/{file.fileno()}", part, src_dir_fd=0)
         os.replace(part, output)
-    except OSError as e:
-        room = ""
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            import shutil  # late: it brings a lot, and every program reads this file as it starts
-
-            free = shutil.disk_usage(output.parent).free
-            room = f": it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there"
-        raise PackError(f"cannot write {output}: {e.strerror}{room}") from None
+    except OSError as error:
+        room = room_left(output.parent, size) if error.errno in NO_ROOM else ""
+        raise ArchiveError(f"cannot write {output}: {error.strerror}{room}") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-def nameless(directory):
-    """-> a file in a directory that has no name yet, None where the system has no such thing."""
+def room_left(directory: Path, size: int) -> str:
+    """Return how much room a file of that size needs, and how much there is."""
+    import shutil  # late: it brings a lot, and every program reads this file as it starts
+
+    free = shutil.disk_usage(directory).free
+    return f": it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there"
+
+
+def nameless(directory: Path) -> BinaryIO | None:
+    """Return a file that has no name yet, None where the system has no such thing."""
     if not (hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")):
         return None
     try:
         return open(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b")
-    except OSError as e:
-        if e.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
             return None
         raise
 
 
 class Meter:
-    """Percent done, on a terminal."""
+    """Shows on a terminal, for large files, how many percent are written."""
 
     def __init__(self, output, total):
         self.name = Path(output).name
         self.total = total if total > 64 * CHUNK and sys.stderr.isatty() else 0
-        self.done = self.shown = 0
+        self.done = 0
+        self.shown = 0
 
     def add(self, n):
         self.done += n

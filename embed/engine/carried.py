@@ -1,4 +1,8 @@
-"""Where the embedded model is: inside the executable or zipapp, or in embed/ beside run.py."""
+"""What the running program carries: a model, its tokenizer, default flags, the C kernel.
+
+An executable, a zipapp and the universal file carry it in the zip behind them; a source tree and
+an installed package have it in files of their own.
+"""
 
 import functools
 import os
@@ -7,11 +11,15 @@ from pathlib import Path
 
 from run import ModelError, open_buffer
 
-from .archive import Archive, PackError
+from .archive import Archive, ArchiveError
+
+HOUSE = Path(__file__).resolve().parent.parent  # embed/, or run_llama/ where pip installed it
+KERNELS = "embed/kernels/"  # where a zip has the kernel libraries
+NAMES = "model.bin", "tokenizer.bin", "args.txt"
 
 
-def running_archive():
-    """-> path of the zip that this program runs from, None when it runs from its source."""
+def running_archive() -> Path | None:
+    """Return the path of the zip that this program runs from, None for a source tree."""
     if path := os.environ.get("RUN_ARCHIVE"):  # set by the universal file for its programs
         return Path(path)
     if getattr(sys, "frozen", False):
@@ -21,24 +29,32 @@ def running_archive():
 
 
 @functools.cache
-def find_embedded():
-    """The embedded files by name: model.bin, tokenizer.bin, args.txt and kernel libraries.
+def find_carried() -> dict[str, memoryview]:
+    """Return the carried files by name: model.bin, tokenizer.bin, args.txt, kernel libraries.
 
-    Stored members are views into the memory-mapped executable, wherever in it they lie; deflated
-    ones are read. Raises ModelError when the executable cannot be read.
+    Stored members are views into the memory-mapped file, wherever in it they lie; deflated ones
+    are read. Raises ModelError when the file cannot be read.
     """
     path = running_archive()
     if path is None:
-        here = Path(__file__).parent.parent
-        return {p.name: open_buffer(p) for p in here.glob("*.bin")}
+        return {file.name: open_buffer(file) for file in HOUSE.glob("*.bin")}
     try:
-        archive, buffer = Archive(path), open_buffer(path)
-        return {
-            name.split("/")[-1]: memoryview(archive.read(name))
-            if entry.method
-            else buffer[entry.offset : entry.offset + entry.size]
-            for name, entry in archive.entries.items()
-            if name in ("model.bin", "tokenizer.bin", "args.txt") or "kernels-" in name
-        }
-    except PackError as error:
+        return members(path)
+    except ArchiveError as error:
         raise ModelError(f"{path} holds no readable model: {error}") from None
+
+
+def members(path: Path) -> dict[str, memoryview]:
+    """Return what a zip has for the engine, by file name."""
+    archive = Archive(path)
+    buffer = open_buffer(path)
+    found = {}
+    for name, entry in archive.entries.items():
+        if name not in NAMES and not name.startswith(KERNELS):
+            continue
+        if entry.method:
+            data = memoryview(archive.read(name))
+        else:
+            data = buffer[entry.offset : entry.offset + entry.packed]
+        found[name.rpartition("/")[2]] = data
+    return found

@@ -1,66 +1,164 @@
-"""--embed: a copy of the running program with another model inside."""
+"""New programs out of the running one: --embed and --assimilate.
 
+embed("model.gguf", None, "myrun")   # a copy of the running program with another model in it
+assimilate("run")                    # out of a universal file, the program of this system alone
+"""
+
+import base64
+import json
 import os
 from pathlib import Path
 
-from .archive import Archive, Member, PackError, model_member, opened, rewrite
-from .carried import running_archive
+import run
+from run import ModelError
+
+from . import systems
+from .archive import Archive, ArchiveError, Member, Slice, opened, rewrite, write
+from .carried import KERNELS, NAMES, running_archive
+
+MODEL_ALIGN = 64  # a cache line, and what the widest vector loads like best
+V0_HEADER = 28  # bytes before the weights of llama2.c's first format, which has no magic number
+MAGICS = b"GGUF", b"24ka"  # the other formats keep their own alignment
+DOS = 0x3C  # bytes of a DOS header that a universal file replaces by a line of shell
+INDEX = "universal.json"  # the member of a universal file that keeps those bytes
 
 
-def embed(model, tokenizer, output):
-    """Writes a copy of the running program to `output` with another model in it -> what to say.
+# ------------------------------------------------------------------ a model for a program
 
-    tokenizer: path or None: a GGUF brings its own, any other model keeps the one that is there if
-    it fits. Raises run.ModelError, before anything is written, if the two cannot be used.
+
+def model_member(source: Path | Slice) -> Member:
+    """Return the Member that holds a model, with its weights on a cache line."""
+    if isinstance(source, Slice):
+        path, offset = source.path, source.offset
+    else:
+        path, offset = source, 0
+    with opened(path) as file:
+        file.seek(offset)
+        magic = file.read(4)
+    skew = 0 if magic in MAGICS else V0_HEADER
+    return Member("model.bin", source, MODEL_ALIGN, skew)
+
+
+def tokenizer_for(
+    model: str | Path, tokenizer: str | Path | None = None, archive: Archive | None = None
+) -> bytes | None:
+    """Check that a model can be used, and return its tokenizer.bin, None if it brings its own.
+
+    archive: where a tokenizer is taken from when neither names or brings one.
+    Raises ModelError.
     """
-    from run import ModelError
-
     try:
-        path = running_archive()
-        if path is None:
-            raise PackError(
-                "--embed copies a built program, and this is its source: "
-                f"use python build.py --model {model} -o {output or 'myrun'}"
-            )
-        if not output:
-            raise PackError("--embed needs -o NAME, the executable to write")
-        if os.path.exists(output) and os.path.samefile(output, path):
-            raise PackError(f"{output} is the running program: choose another name with -o")
+        file = run.read_model(run.open_buffer(model))
+    except ModelError as error:
+        raise ModelError(f"{model}: {error}") from None
+    if tokenizer is None and file.tokenizer is not None:
+        return None
+    if tokenizer is not None:
+        with opened(tokenizer) as stream:
+            data = stream.read()
+    elif archive and "tokenizer.bin" in archive.entries:
+        tokenizer = "the tokenizer in this program"
+        data = archive.read("tokenizer.bin")
+    else:
+        raise ModelError(f"{model} has no tokenizer in it: name one (-z TOKENIZER)")
+    check_size(tokenizer, data, model, file.config.vocab_size)
+    return data
+
+
+def check_size(tokenizer: str | Path, data: bytes, model: str | Path, vocab_size: int) -> None:
+    """Raise ModelError unless a tokenizer.bin has as many tokens as the model."""
+    try:
+        found = len(run.read_tokenizer(data).pieces)
+    except ModelError as error:
+        raise ModelError(f"{tokenizer}: {error}") from None
+    if found != vocab_size:
+        sizes = f"{found:,} tokens and {model} {vocab_size:,}"
+        raise ModelError(f"{tokenizer} has {sizes}: name the model's own tokenizer (-z)")
+
+
+# ------------------------------------------------------------------ --embed
+
+
+def embed(model: str | Path, tokenizer: str | Path | None, output: str | Path) -> str:
+    """Write a copy of the running program with another model in it; return what to say.
+
+    tokenizer: a path or None: a GGUF brings its own, any other model keeps the one that is there
+    if it fits. Raises ModelError, before anything is written, if the two cannot be used.
+    """
+    path = running_archive()
+    if path is None:
+        raise ModelError(
+            "--embed copies a built program, and this is its source: "
+            f"use python build.py --model {model} -o {output or 'myrun'}"
+        )
+    if not output:
+        raise ModelError("--embed needs -o NAME, the executable to write")
+    if same_file(output, path):
+        raise ModelError(f"{output} is the running program: choose another name with -o")
+    try:
         archive = Archive(path)
         data = tokenizer_for(model, tokenizer, archive)
-        changes = {"model.bin": model_member(Path(model))}
-        changes["tokenizer.bin"] = Member("tokenizer.bin", data) if data else None
+        changes = {"model.bin": model_member(Path(model)), "tokenizer.bin": None}
+        if data:
+            changes["tokenizer.bin"] = Member("tokenizer.bin", data)
         rewrite(output, archive, changes, progress=True)
-    except PackError as error:
+    except ArchiveError as error:
         raise ModelError(str(error)) from None
     return f"{output} is written: {os.path.getsize(output) / 1e6:.1f} MB"
 
 
-def tokenizer_for(model, tokenizer=None, archive=None):
-    """Checks a model and its tokenizer -> bytes of tokenizer.bin, None if the model brings one.
+def same_file(output: str | Path, path: str | Path) -> bool:
+    return os.path.exists(output) and os.path.samefile(output, path)
 
-    archive: an Archive whose tokenizer is used when neither brings one.
+
+# ------------------------------------------------------------------ --assimilate
+
+
+def assimilate(output: str | Path | None = None, path: str | Path | None = None) -> str | Path:
+    """Write this system's program, with the model, as a plain executable; return its path.
+
+    path: a universal file; None is the running one. Raises ModelError.
     """
-    import run
+    path = path or running_archive()
+    system = systems.this_system()
+    try:
+        archive = Archive(path) if path else None
+        if archive is None or INDEX not in archive.entries:
+            raise ModelError("--assimilate is for universal files: this program is a plain one")
+        output = output or systems.executable_name(Path(path).stem, system)
+        if same_file(output, path):
+            raise ModelError(f"{output} is the universal file: choose another name with -o")
+        head, pkg = program_for(system, archive)
+        write(output, head, members_for(system, archive, pkg), progress=True)
+    except ArchiveError as error:
+        raise ModelError(str(error)) from None
+    return output
 
-    try:
-        config, _, _, own = run.read_model(run.open_buffer(model))
-    except run.ModelError as error:
-        raise PackError(f"{model}: {error}") from None
-    if tokenizer is None and own is not None:
-        return None
-    if tokenizer is not None:
-        with opened(tokenizer) as file:
-            data = file.read()
-    elif archive and "tokenizer.bin" in archive.entries:
-        tokenizer, data = "the tokenizer in this program", archive.read("tokenizer.bin")
-    else:
-        raise PackError(f"{model} has no tokenizer in it: name one (-z TOKENIZER)")
-    try:
-        found = len(run.read_tokenizer(data).pieces)
-    except run.ModelError as error:
-        raise PackError(f"{tokenizer}: {error}") from None
-    if found != config.vocab_size:
-        sizes = f"{found:,} tokens and {model} {config.vocab_size:,}"
-        raise PackError(f"{tokenizer} has {sizes}: name the model's own tokenizer (-z)")
-    return data
+
+def program_for(system: str, archive: Archive) -> tuple[bytes, str | None]:
+    """Return a system's program out of a universal file, and the name of its PKG if it has one."""
+    if system.startswith("windows"):
+        return windows_program(archive), "app.pkg"
+    if f"program/{system}" not in archive.entries:
+        inside = [name for name in archive.entries if name.startswith("program/")]
+        has = ", ".join(name.removeprefix("program/") for name in inside)
+        raise ModelError(f"no program for {system} is inside, only windows and {has}")
+    pkg = f"{system}.pkg"
+    return archive.read(f"program/{system}"), pkg if pkg in archive.entries else None
+
+
+def windows_program(archive: Archive) -> bytes:
+    """Return the bootloader that is the head of a universal file, with its own DOS header."""
+    index = json.loads(archive.read(INDEX))
+    with opened(archive.path) as file:
+        head = file.read(index["bootloader"])
+    return base64.b64decode(index["dos"]) + head[DOS:]
+
+
+def members_for(system: str, archive: Archive, pkg: str | None) -> list[Member]:
+    """Return what a plain executable needs of a universal file's members, the PKG last."""
+    wanted = [*NAMES, KERNELS + systems.kernel_file(system)]
+    members = [archive.member(name) for name in archive.entries if name in wanted]
+    if pkg:
+        members.append(archive.member(pkg)._replace(name="app.pkg"))
+    return members

@@ -1,17 +1,16 @@
-"""Compiles embed/kernels/kernel.c into the library that run.py loads, for this machine or for another one.
+"""Compiles what is in C: the kernel that run.py loads, and the launcher of Linux executables.
 
-    python embed/packing/compilers.py                         # this machine: $CC, cc, clang, gcc or ziglang
-    python embed/packing/compilers.py --target macos-aarch64  # any of TARGETS: pip install ziglang
-    python embed/packing/compilers.py --target all
+    python -m run.packing.compilers                       # for this machine, into embed/kernels
+    python -m run.packing.compilers --target macos-arm64  # for any system: pip install ziglang
+    python -m run.packing.compilers --target all
 
-The result is embed/kernels/kernels-<system>-<machine>.<so|dylib|dll>; the same compiler gives the same
-bytes.
+This machine's own kernel is compiled by $CC, cc, clang, gcc or zig, every other one by zig. The
+same compiler gives the same bytes.
 """
 
 import argparse
 import importlib.util
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -19,93 +18,55 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent.parent / "kernels"
+from ..engine.systems import SYSTEMS, kernel_file, this_system
+from . import EMBED, BuildError
+
+HERE = EMBED / "kernels"
 SOURCE = HERE / "kernel.c"
+LAUNCHER = EMBED / "launcher"
 FLAGS = (
     "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-stack-protector "
     "-fvisibility=hidden"
 ).split()
-SUFFIX = {"linux": "so", "freebsd": "so", "macos": "dylib", "windows": "dll"}
-# Name: zig's triple, flags of its own. The Linux libraries name no C library, so that they load
-# under glibc and under musl.
-TARGETS = {
-    "linux-x86_64": ("x86_64-linux-gnu.2.17", []),
-    "linux-aarch64": ("aarch64-linux-gnu.2.17", ["-mno-outline-atomics"]),
-    "linux-riscv64": ("riscv64-linux-gnu.2.27", []),
-    "macos-x86_64": ("x86_64-macos.11.0", []),
-    "macos-aarch64": ("aarch64-macos.11.0", []),
-    "windows-x86_64": ("x86_64-windows-gnu", []),
-    "windows-aarch64": ("aarch64-windows-gnu", []),
-    "freebsd-x86_64": ("x86_64-freebsd", ["-lpthread"]),
-}
+NO_COMPILER = "no C compiler found: install cc, clang or gcc, or python -m pip install ziglang"
 
 
-class CompileError(Exception):
+class CompileError(BuildError):
     """No compiler, or it failed: the message is one line for the user."""
 
 
-def native_target() -> str:
-    """The name of this machine's target, such as linux-x86_64."""
-    system = {"Darwin": "macos"}.get(platform.system(), platform.system().lower())
-    machine = platform.machine().lower()
-    return f"{system}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine) }"
-
-
-def library_name(target: str) -> str:
-    """The file name that run.py looks for: kernels-linux-x86_64.so."""
-    return f"kernels-{target}.{SUFFIX.get(target.split('-')[0], 'so')}"
-
-
 def zig() -> list[str] | None:
-    """The command of the PyPI package ziglang, or of a zig on the path."""
+    """Return the command of the PyPI package ziglang, or of a zig on the path."""
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang"]
-    return [shutil.which("zig")] if shutil.which("zig") else None
-
-
-def native_compiler() -> list[str] | None:
-    """$CC if set, else the first of cc, clang and gcc that is installed."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
-    found = next((cc for cc in ("cc", "clang", "gcc") if shutil.which(cc)), None)
+    found = shutil.which("zig")
     return [found] if found else None
 
 
-def commands(target: str | None, cc: str | None, out: str) -> list[list[str]]:
-    """What to run, in a folder of its own, to get the library in the file out.
+def native_compiler() -> list[str] | None:
+    """Return $CC if it is set, else the first of cc, clang and gcc that is installed."""
+    if os.environ.get("CC"):
+        return shlex.split(os.environ["CC"])
+    for name in ("cc", "clang", "gcc"):
+        if shutil.which(name):
+            return [name]
+    return None
 
-    A named target is for everybody and zig's affair; this machine's own is its compiler's.
-    Raises CompileError without a compiler.
-    """
-    compiler = shlex.split(cc) if cc else native_compiler()
-    here = target in (None, native_target())
-    if compiler and (cc or (here and not (target and zig()))):
-        return [[*compiler, *FLAGS, *"-fPIC -shared -pthread -s -o".split(), out, str(SOURCE)]]
-    target = target or native_target()
-    if target not in TARGETS:
-        raise CompileError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
-    if not zig():
-        raise CompileError("no C compiler found: install cc, clang or gcc, or pip install ziglang")
-    triple, extra = TARGETS[target]
-    build = [*zig(), "cc", "-target", triple, *FLAGS, "-g0", str(SOURCE)]
-    if not target.startswith("linux"):
-        return [[*build, "-shared", "-s", *extra, "-o", out]]
-    part = f"{out}.o"
-    link = [*zig(), *"ld.lld -shared -s --build-id=none".split(), *"-z now -z relro".split()]
-    return [[*build, *extra, "-fPIC", "-c", "-o", part], [*link, part, "-o", str(out)]]
+
+# ------------------------------------------------------------------ the kernel
 
 
 def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | None = None) -> Path:
-    """Compiles kernels.c for target (this machine if None) and returns the library's path.
+    """Compile the kernel for a system (this one if None) and return the library's path.
 
     It is written aside and renamed, so that a program using the old one is not disturbed.
     Raises CompileError with one line when there is no compiler or it fails.
     """
-    name = target or native_target()
-    final = Path(out_dir) / library_name(name)
+    name = target or this_system()
+    final = Path(out_dir) / kernel_file(name)
     try:
         with tempfile.TemporaryDirectory(dir=out_dir) as aside:
-            for command in commands(target, cc, final.name):
+            for command in kernel_commands(target, cc, final.name):
                 run(command, name, aside)
             os.chmod(Path(aside) / final.name, 0o644)
             os.replace(Path(aside) / final.name, final)
@@ -114,8 +75,77 @@ def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | No
     return final
 
 
+def kernel_commands(target: str | None, cc: str | None, out: str) -> list[list[str]]:
+    """Return what to run, in a folder of its own, to get the kernel in the file `out`.
+
+    A named target is for everybody and zig's affair; this machine's own is its compiler's.
+    Raises CompileError without a compiler.
+    """
+    compiler = shlex.split(cc) if cc else native_compiler()
+    is_here = target in (None, this_system())
+    prefer_zig = target and zig()
+    if compiler and (cc or (is_here and not prefer_zig)):
+        return [[*compiler, *FLAGS, *"-fPIC -shared -pthread -s -o".split(), out, str(SOURCE)]]
+    return zig_commands(target or this_system(), out)
+
+
+def zig_commands(target: str, out: str) -> list[list[str]]:
+    """Return zig's commands for the kernel of a system. Raises CompileError without zig.
+
+    Linux libraries are linked in a step of their own and name no C library, so that they load
+    under glibc and under musl.
+    """
+    if target not in SYSTEMS:
+        raise CompileError(f"unknown target {target!r}; choose from {', '.join(SYSTEMS)}")
+    if not zig():
+        raise CompileError(NO_COMPILER)
+    system = SYSTEMS[target]
+    build = [*zig(), "cc", "-target", system.triple, *FLAGS, "-g0", str(SOURCE)]
+    build += system.kernel_flags
+    if not target.startswith("linux"):
+        return [[*build, "-shared", "-s", "-o", out]]
+    part = f"{out}.o"
+    link = [*zig(), *"ld.lld -shared -s --build-id=none -z now -z relro".split()]
+    return [[*build, "-fPIC", "-c", "-o", part], [*link, part, "-o", out]]
+
+
+# ------------------------------------------------------------------ the launcher
+
+
+def compile_launcher(scratch: Path, target: str | None = None, preloaded: bool = False) -> Path:
+    """Compile the launcher for this machine, or with zig for a Linux target; return its path.
+
+    preloaded: as the shared library that takes over a program with Python linked into it.
+    Raises CompileError.
+    """
+    out = Path(scratch) / ("launcher.so" if preloaded else "launcher")
+    command = launcher_compiler(target)
+    boot = LAUNCHER / "boot.py"
+    command += ["-O2", "-s", "-Wall", f'-DBOOT="{boot}"', str(LAUNCHER / "launcher.c")]
+    if preloaded:
+        command += ["-DPRELOADED=1", "-shared", "-fPIC"]
+    run([*command, "-o", str(out), "-ldl", "-lpthread"], target or "this machine")
+    return out
+
+
+def launcher_compiler(target: str | None) -> list[str]:
+    """Return the compiler's command: zig's where it is there, with an old glibc as the aim.
+
+    A launcher for an old glibc can say that other parts need a newer one.
+    """
+    system = target or this_system()
+    if zig() and system in SYSTEMS:
+        return [*zig(), "cc", "-target", SYSTEMS[system].triple]
+    if not target and native_compiler():
+        return native_compiler()
+    raise CompileError(NO_COMPILER)
+
+
+# ------------------------------------------------------------------ running a compiler
+
+
 def run(command: list[str], target: str, folder: str | None = None) -> None:
-    """Runs one compiler command (in folder); its first error becomes a CompileError's message.
+    """Run one compiler command (in folder); its first error becomes a CompileError's message.
 
     In a folder and not with a path, as zig 0.15 links Windows libraries only there.
     """
@@ -126,19 +156,19 @@ def run(command: list[str], target: str, folder: str | None = None) -> None:
         raise CompileError(f"cannot run {command[0]}: {error.strerror}") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        first = next((line for line in lines if "error: " in line), lines[0])
-        raise CompileError(f"compiling for {target} failed: {first.strip()}")
+        errors = [line for line in lines if "error: " in line] or lines
+        raise CompileError(f"compiling for {target} failed: {errors[0].strip()}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compiles what the flags ask for; prints the paths. Returns the exit status."""
+    """Compile the kernels that the flags ask for and print their paths; return the exit status."""
     parser = argparse.ArgumentParser(description="Compile the C kernel that run.py loads.")
-    parser.add_argument("--target", help=f"{', '.join(TARGETS)} or all; default: this machine")
-    parser.add_argument("-o", "--out-dir", default=HERE, type=Path, help="default: here")
-    parser.add_argument("--cc", help="the C compiler to use (default: $CC, cc, clang, gcc, zig)")
+    parser.add_argument("--target", help=f"{', '.join(SYSTEMS)} or all (else: this machine)")
+    parser.add_argument("-o", "--out-dir", default=HERE, type=Path, help="else: embed/kernels")
+    parser.add_argument("--cc", help="the C compiler to use (else: $CC, cc, clang, gcc, zig)")
     args = parser.parse_args(argv)
     try:
-        for target in TARGETS if args.target == "all" else [args.target]:
+        for target in SYSTEMS if args.target == "all" else [args.target]:
             print(compile_kernel(target, args.out_dir, args.cc))
     except CompileError as error:
         print(f"compile: {error}", file=sys.stderr)

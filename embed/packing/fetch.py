@@ -12,13 +12,16 @@ import hashlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from . import BuildError
 
 CHUNK = 1 << 20
 
 
-class FetchError(Exception):
+class FetchError(BuildError):
     """A file cannot be had, or is not the pinned one; the message says which and what to do."""
 
 
@@ -31,19 +34,19 @@ class PyPI:
     sha256: str
 
 
-def cache_dir():
-    """-> the directory of downloads, made if need be: $XDG_CACHE_HOME/run-build."""
+def cache_dir() -> Path:
+    """Return the directory of downloads, made if need be: $XDG_CACHE_HOME/run-build."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = Path(home) / "run-build"
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise FetchError(f"no cache for downloads: {e}: set XDG_CACHE_HOME") from None
+    except OSError as error:
+        raise FetchError(f"no cache for downloads: {error}: set XDG_CACHE_HOME") from None
     return path
 
 
-def file_sha256(path):
-    """Path -> hexadecimal SHA-256 of its bytes."""
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
@@ -52,8 +55,8 @@ def file_sha256(path):
 
 
 @contextlib.contextmanager
-def one_at_a_time(path):
-    """Lets one process after the other do something about a path, where the system has locks."""
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process after the other do something about a path, where the system has locks."""
     try:
         import fcntl
     except ImportError:
@@ -65,15 +68,15 @@ def one_at_a_time(path):
         yield
 
 
-def fetch(item):
-    """PyPI -> path of the verified file in the cache; FetchError if it cannot be had."""
+def fetch(item: PyPI) -> Path:
+    """Return the path of the verified file in the cache. Raises FetchError."""
     path = cache_dir() / item.file
     with one_at_a_time(path):
         return checked(item, path)
 
 
-def checked(item, path):
-    """The file as it is in the cache, downloaded if it is not there or damaged."""
+def checked(item: PyPI, path: Path) -> Path:
+    """Return the file as it is in the cache, downloaded if it is not there or damaged."""
     if path.exists():
         if file_sha256(path) == item.sha256:
             return path
@@ -81,11 +84,12 @@ def checked(item, path):
     print(f"fetching {item.file}", file=sys.stderr)
     try:
         part = download(item)
-    except OSError as e:  # requests' errors are OSErrors too
+    except OSError as error:  # requests' errors are OSErrors too
         raise FetchError(
-            f"cannot fetch {item.file}: {one_line(e)}: try again, or put it into {path.parent}"
+            f"cannot fetch {item.file}: {one_line(error)}: try again, or put it into {path.parent}"
         ) from None
-    if (found := file_sha256(part)) != item.sha256:
+    found = file_sha256(part)
+    if found != item.sha256:
         part.unlink()
         raise FetchError(
             f"{item.file} has SHA-256 {found[:12]}..., expected {item.sha256[:12]}...: not used"
@@ -94,12 +98,12 @@ def checked(item, path):
     return path
 
 
-def one_line(text):
+def one_line(text: object) -> str:
     return " ".join(str(text).split())[:200]
 
 
 def pip_session():
-    """-> (session, index URLs) as pip itself would use them: its index, proxy, certificates.
+    """Return a session and index URLs as pip itself would use them: index, proxy, certificates.
 
     They are in pip's internals because no public interface fetches a source archive without
     running its setup.py.
@@ -112,15 +116,15 @@ def pip_session():
         options, _ = command.parse_args([])
         with command.main_context():
             session = command.get_default_session(options)
-    except Exception as e:  # no pip, or one that changed its insides
+    except Exception as error:  # no pip, or one that changed its insides
         raise FetchError(
-            f"downloads need pip in this Python ({one_line(e)}): python -m ensurepip --upgrade"
+            f"downloads need pip in this Python ({one_line(error)}): python -m ensurepip --upgrade"
         ) from None
     return session, [options.index_url, *options.extra_index_urls]
 
 
-def find_on_index(session, item, indexes):
-    """-> the URL of item.file on the first index that lists it."""
+def find_on_index(session, item: PyPI, indexes: list[str]) -> str:
+    """Return the URL of item.file on the first index that lists it. Raises FetchError."""
     accept = {"Accept": "application/vnd.pypi.simple.v1+json"}
     for index in indexes:
         if not index.startswith("http"):
@@ -134,13 +138,15 @@ def find_on_index(session, item, indexes):
     raise FetchError(f"the package index does not list {item.file}")
 
 
-def download(item):
-    """PyPI -> path of the downloaded file, beside its place in the cache; resumes a part of it."""
+def download(item: PyPI) -> Path:
+    """Return the path of the downloaded file, beside its place in the cache; resumes a part."""
     part = cache_dir() / (item.file + ".part")
     session, indexes = pip_session()
     url = find_on_index(session, item, indexes)
+    headers = {"Accept-Encoding": "identity"}
     done = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    if done:
+        headers["Range"] = f"bytes={done}-"
     reply = session.get(url, headers=headers, stream=True)
     if reply.status_code == 416:  # all there already, or junk: the hash will tell
         return part

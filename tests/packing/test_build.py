@@ -18,13 +18,13 @@ import time
 import zipfile
 from pathlib import Path
 
-from support import models
 import pytest
-from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
 import build
-from run.engine import archive as pack
+from run.engine.archive import Archive
 from run.packing import freeze
+from support import models
+from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are tests for Linux")
 STORY = ["-t", "0", "-n", "24"]
@@ -32,21 +32,21 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "run-
 
 
 def start(*command, **options):
-    """Runs a program to its end -> CompletedProcess, in text."""
+    """Run a program to its end; return its CompletedProcess, in text."""
     settings = {"capture_output": True, "text": True, "timeout": 300, "env": CLEAN, "cwd": "/"}
     options = settings | options
     return subprocess.run(list(map(os.fspath, command)), check=False, **options)
 
 
 def output_of(*command, **options):
-    """stdout of a program that must succeed."""
+    """Return the stdout of a program that must succeed."""
     done = start(*command, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def error_of(*command, status=1, **options):
-    """The one line on stderr of a program that must fail."""
+    """Return the one line on stderr of a program that must fail."""
     done = start(*command, **options)
     assert done.returncode == status, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
@@ -60,7 +60,7 @@ def build_py(*arguments, **options):
 
 
 def built_by(directory, *flags, name="run"):
-    """Builds tiny model's file in a directory -> its path; skips where PyInstaller is missing."""
+    """Build a tiny model's file in a directory; return its path. Skips without PyInstaller."""
     if not freeze.importlib.util.find_spec("PyInstaller"):
         pytest.skip("PyInstaller is not installed (make build)")
     model = write_files(directory, models.build())
@@ -99,15 +99,15 @@ def zipapp(tmp_path_factory, request):
     model = write_files(directory, models.build())
     patch = pytest.MonkeyPatch()
     request.addfinalizer(patch.undo)
-    native = build.compiler.native_target()
-    patch.setattr(build.compiler, "TARGETS", {native: build.compiler.TARGETS.get(native)})
+    native = build.systems.this_system()
+    patch.setattr(build.systems, "SYSTEMS", {native: build.systems.SYSTEMS.get(native)})
     assert build.main(["--zipapp", "--model", str(model), "-o", str(directory / "run.pyz")]) == 0
     return directory / "run.pyz"
 
 
 @functools.cache
 def expected(*flags):
-    """What `python run.py` prints for the tiny model."""
+    """Return what `python run.py` prints for the tiny model."""
     directory = CACHE / f"tmp-{os.getpid()}"
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -120,7 +120,7 @@ def expected(*flags):
 
 @functools.cache
 def no_namespaces():
-    """Why mounts cannot be made here, or None."""
+    """Return why mounts cannot be made here, or None."""
     if not shutil.which("unshare"):
         return "unshare is not installed"
     done = start("unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt")
@@ -128,7 +128,7 @@ def no_namespaces():
 
 
 def mounted(script, *arguments, **options):
-    """Runs a shell script that may mount things: nobody else sees them."""
+    """Run a shell script that may mount things: nobody else sees them."""
     if no_namespaces():
         pytest.skip(no_namespaces())
     return start("unshare", "-m", "sh", "-ec", script, "sh", *arguments, **options)
@@ -214,6 +214,11 @@ def places(tmp_path):
     return directory, listing
 
 
+def take_interrupts():
+    """What a child does first: a shell's background jobs, and theirs, inherit Ctrl-C as ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_by_exit_or_signal(executable, places, number):
     directory, listing = places
@@ -227,6 +232,7 @@ def test_nothing_is_left_by_exit_or_signal(executable, places, number):
             stderr=subprocess.PIPE,
             env=CLEAN | {"TMPDIR": str(directory)},
             text=True,
+            preexec_fn=take_interrupts,
         )
         time.sleep(delay)
         if number:
@@ -356,7 +362,7 @@ def digest(path):
 
 
 def test_the_model_lies_on_a_cache_line(executable):
-    model = pack.Archive(executable).entries["model.bin"]
+    model = Archive(executable).entries["model.bin"]
     assert (model.offset + 28) % 64 == 0 and not model.method
     with zipfile.ZipFile(executable) as archive:
         assert archive.testzip() is None
@@ -365,7 +371,7 @@ def test_the_model_lies_on_a_cache_line(executable):
 
 def test_small_is_small_and_tells_the_same(small, executable):
     assert output_of(small, *STORY, env={}) == expected(*STORY)
-    model = pack.Archive(small).entries["model.bin"].size
+    model = Archive(small).entries["model.bin"].size
     assert small.stat().st_size - model <= 18e6
     assert executable.stat().st_size - model <= 52e6
 
@@ -376,7 +382,7 @@ def test_default_flags_and_int8(tmp_path):
     assert int8 == run_cli(tmp_path / "model.bin", "--int8", *STORY).stdout.decode()
     assert output_of(new, "-n", "4") == "".join(output_of(new, "-t", "0", "-n", "4"))
     assert len(output_of(new, "-n", "4")) < len(int8)
-    size = pack.Archive(new).entries["model.bin"].size
+    size = Archive(new).entries["model.bin"].size
     assert size < (tmp_path / "model.bin").stat().st_size / 3
 
 
@@ -390,9 +396,9 @@ def test_int8_gguf(tmp_path, kind):
     data, exact = models.write_gguf(models.build(), kind, vocab=VOCAB)
     changed = quantize.write_gguf(tmp_path / "new.gguf", memoryview(data))
     assert bool(changed) == (kind != "Q8_0")
-    _, weights, described, tokenizer = run.read_model(run.open_buffer(tmp_path / "new.gguf"))
-    assert tokenizer is not None and "Q8_0" in described and "F16" not in described
-    want, got = exact.tensors["w1"][1], weights.layers[1].w1
+    file = run.read_model(run.open_buffer(tmp_path / "new.gguf"))
+    assert file.tokenizer is not None and "Q8_0" in file.format and "F16" not in file.format
+    want, got = exact.tensors["w1"][1], file.weights.layers[1].w1
     bound = np.abs(want).max() / 127 * (0.57 if changed else 0)  # the scale is a float16
     assert np.abs(got[:] - want).max() <= bound
     if not changed:
@@ -414,6 +420,12 @@ def test_bad_inputs_end_in_one_line(tmp_path):
     target = error_of(*command, "--model", model, "--target", "plan9-mips", *out)
     assert "plan9-mips" in target
     assert not (tmp_path / "new").exists()
+
+
+def test_no_numpy(tmp_path):
+    """Without the virtual environment's packages: one line that says what to install."""
+    line = error_of(sys.executable, "-S", ROOT / "build.py", "-o", tmp_path / "new")
+    assert line == "build: numpy is missing: `make build` installs it, or pip install numpy"
 
 
 def test_no_pyinstaller(tmp_path, monkeypatch, capsys):
@@ -443,8 +455,8 @@ def test_without_a_compiler(tmp_path, monkeypatch, capsys):
     """PyInstaller's bootloader takes the launcher's place; what a killed run left is removed."""
     if not freeze.importlib.util.find_spec("PyInstaller"):
         pytest.skip("PyInstaller is not installed (make build)")
-    monkeypatch.setattr(build.compiler, "zig", lambda: None)
-    monkeypatch.setattr(build.compiler, "native_compiler", lambda: None)
+    monkeypatch.setattr(build.compilers, "zig", lambda: None)
+    monkeypatch.setattr(build.compilers, "native_compiler", lambda: None)
     model, new = write_files(tmp_path, models.build()), tmp_path / "new"
     assert build.main(["--model", str(model), "-o", str(new)]) == 0
     assert "without the C kernel" in capsys.readouterr().err
@@ -496,7 +508,7 @@ def test_zipapp_runs_and_changes_its_model(zipapp, tmp_path):
 
 
 def test_zipapp_maps_the_model(zipapp):
-    entry = pack.Archive(zipapp).entries["model.bin"]
+    entry = Archive(zipapp).entries["model.bin"]
     code = "import sys; sys.path.insert(0, sys.argv[1]); import run; m = run.load_model(); "
     code += "print(m.backend, type(m.files['model.bin']).__name__, len(m.files['model.bin']))"
     words = output_of(sys.executable, "-c", code, zipapp).split()
@@ -533,7 +545,7 @@ def test_golden_outputs(kind, request, tmp_path):
 
 @functools.cache
 def bare_root(suite):
-    """A Debian without Python, made once and kept in the cache -> its directory. Skips without."""
+    """Return the directory of a Debian without Python, made once and kept; skips without one."""
     root = CACHE / f"debian-{suite}"
     if root.is_dir():
         return root
@@ -550,7 +562,7 @@ def bare_root(suite):
 
 
 def in_root(suite, program, *flags, setup="", tmpdir=""):
-    """Runs a program, alone in an empty directory of a bare system, with no environment."""
+    """Run a program, alone in an empty directory of a bare system, with no environment."""
     root = bare_root(suite)
     script = 'mount --bind "$1" /mnt; mount -t tmpfs none /mnt/srv; cp "$2" /mnt/srv/run; '
     script += (

@@ -16,12 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-from support import models
 import pytest
-from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
-from run.engine import archive as pack
+from run.engine import programs
+from run.engine.archive import Archive
 from run.packing import assemble, fetch, universal
+from support import models
+from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
 here = f"{sys.platform}-{platform.machine()}"
 pytestmark = pytest.mark.skipif(here != "linux-x86_64", reason=f"the emulators are not for {here}")
@@ -38,7 +39,7 @@ GOLDEN = SHARED / "golden" / "run_c.jsonl"
 
 
 def launch(*command, stdin=b"", env=None, cwd=None, timeout=120):
-    """Runs a program to its end -> CompletedProcess, in bytes."""
+    """Run a program to its end; return its CompletedProcess, in bytes."""
     return subprocess.run(
         list(map(os.fspath, command)),
         input=stdin,
@@ -56,7 +57,7 @@ def text_of(done):
 
 
 def need(*programs):
-    """-> the first of some programs that is installed; skips without one."""
+    """Return the first of some programs that is installed; skips without one."""
     for program in programs:
         if found := shutil.which(program, path=PATHS):
             return found
@@ -78,7 +79,7 @@ def files(tmp_path_factory):
 
 
 def build(output, *arguments):
-    """Runs build.py; skips where what it needs cannot be had."""
+    """Run build.py; skips where what it needs cannot be had."""
     command = [sys.executable, str(ROOT / "build.py"), *map(str, arguments), "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
     for missing in ("cannot fetch", "need pip", "is missing", "no C compiler", "Python 3.11"):
@@ -129,19 +130,19 @@ def home(tmp_path):
 
 
 def program_name(com):
-    """-> the name that the universal file gives this machine's program in the cache."""
+    """Return the name that the universal file gives this machine's program in the cache."""
     data = program(com)[1]
     return universal.hashlib.sha256(data).hexdigest()
 
 
 def program(com, system="linux-x86_64"):
-    """-> (offset, bytes) of a program inside the universal file."""
-    archive = pack.Archive(com)
+    """Return (offset, bytes) of a program inside the universal file."""
+    archive = Archive(com)
     return archive.entries[f"program/{system}"].offset, archive.read(f"program/{system}")
 
 
 def kept(home, com):
-    """-> the path of the program in the user's cache."""
+    """Return the path of the program in the user's cache."""
     return Path(home["XDG_CACHE_HOME"]) / "run" / program_name(com)
 
 
@@ -211,8 +212,9 @@ def test_names(com, texts, home, tmp_path, name):
 
 
 def golden_runs():
-    """[(arguments, text)] for the models of the golden outputs: run.py's text, whose equality
-    with run.c's is for test_golden.py.
+    """Return [(arguments, text)] for the models of the golden outputs.
+
+    The texts are run.py's; that they are run.c's is for test_golden.py.
     """
     if not GOLDEN.is_file():
         pytest.skip("no golden outputs beside the repository")
@@ -280,7 +282,7 @@ def test_other_systems_take_python(com, texts, home, tmp_path):
 
 
 def attacked(com, home, texts, *words):
-    """Starts the file; the story must be right, and stderr must contain the words."""
+    """Start the file; the story must be right, and stderr must contain the words."""
     done = launch("/bin/sh", com, *STORY, env=home)
     assert text_of(done) == texts[STORY]
     assert b"owned" not in done.stdout + done.stderr
@@ -498,8 +500,8 @@ def test_found_by_bash_alone(com, home):
 
 def test_parts_for_windows(com, exe):
     """What --assimilate takes for Windows is the bootloader as PyInstaller made it."""
-    head, pkg = universal.parts(pack.Archive(com), "windows-x86_64")
-    archive = pack.Archive(exe)
+    head, pkg = programs.program_for("windows-x86_64", Archive(com))
+    archive = Archive(exe)
     assert head == exe.read_bytes()[: archive.head_size] == universal.windows_of(exe)[0]
     assert pkg == "app.pkg"
     with pytest.raises(universal.UniversalError, match="no program that build.py made"):
@@ -509,7 +511,7 @@ def test_parts_for_windows(com, exe):
 def test_payload(com, texts, home, files, tmp_path):
     """A finished program of another system can be put in; a launcher gives up its own copy."""
     plain = tmp_path / "plain"
-    universal.assimilate(plain, com)
+    programs.assimilate(plain, com)
     head, source = universal.program_of(plain)
     assert head == program(com)[1][: len(head)] and source.size > 1e7
 
@@ -519,7 +521,7 @@ def test_payload(com, texts, home, files, tmp_path):
 
 @pytest.fixture(scope="session")
 def wine(tmp_path_factory):
-    """A function that runs a program for Windows under wine -> CompletedProcess."""
+    """A function that runs a program for Windows under wine and returns its CompletedProcess."""
     program = need("wine64", "/usr/lib/wine/wine64")
     env = {"WINEPREFIX": str(tmp_path_factory.mktemp("wine")), "WINEDEBUG": "-all"}
     if launch(program, "wineboot", "-i", env=env, timeout=300).returncode:
@@ -707,7 +709,7 @@ def test_arm_without_proc(arm_root, arm, texts):
 
 
 def refused(*arguments):
-    """build.py must refuse in one line -> that line."""
+    """Return the one line in which build.py must refuse."""
     command = [sys.executable, str(ROOT / "build.py"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
     assert done.returncode == 1, done.stderr

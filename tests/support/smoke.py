@@ -1,4 +1,4 @@
-"""Tries one built file, alone: python tests/smoke.py FILE
+"""Tries one built file, alone: python tests/support/smoke.py FILE
 
 It runs in an empty directory, with next to no environment, and must say what `python run.py`
 says for the same model. The release workflow calls this on every system.
@@ -17,7 +17,7 @@ KEPT = "PATH", "HOME", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE", "LO
 
 
 def starter(file):
-    """-> the command that starts a built file here."""
+    """Return the command that starts a built file here."""
     if file.suffix == ".pyz":
         return [sys.executable, str(file)]
     if file.suffix == ".com" and os.name == "posix":
@@ -26,7 +26,7 @@ def starter(file):
 
 
 def output(command, cwd):
-    """-> what a command prints, without the difference in line ends; fails loudly."""
+    """Return what a command prints, without the difference in line ends; fails loudly."""
     env = {name: os.environ[name] for name in KEPT if name in os.environ}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, timeout=300, check=False)
     if done.returncode:
