@@ -521,7 +521,7 @@ def read_llama2c(buffer: Any) -> ModelFile:
     return ModelFile(c, weights, kind)
 
 
-def read_tokenizer(buffer: Any, vocab_size: int) -> Tokenizer:
+def read_tokenizer(buffer: Any, vocab_size: int | None = None) -> Tokenizer:
     """Read llama2.c's tokenizer.bin: a length, then score, length and bytes of each token."""
     file = Reader(buffer, 4)
     pieces, scores = [], []
@@ -530,7 +530,7 @@ def read_tokenizer(buffer: Any, vocab_size: int) -> Tokenizer:
         score, length = file.unpack(what, "<fi")
         pieces.append(bytes(file.data(what, length)))
         scores.append(score)
-    if len(pieces) != vocab_size or vocab_size < 3:
+    if vocab_size not in (None, len(pieces)) or len(pieces) < 3:
         raise ModelError(f"{len(pieces)} tokens, but the model has {vocab_size}: fix -z")
     return Tokenizer(pieces, scores, {"<unk>": 0, "<s>": 1, "</s>": 2})
 
@@ -576,7 +576,7 @@ def load_model(
     backend: "c", "numpy" or "auto"; threads: 0 for one per core; int8: round float weights;
     context: how many tokens fit, 0 for as many as it was trained for. ModelError says why not.
     """
-    open_file = open_model if path else engine_module("carried").open_carried
+    open_file = open_model if path is not None else engine_module("carried").open_carried
     file = open_file(path, tokenizer)
     if int8:
         engine_module("quantize").to_int8(file)
@@ -620,8 +620,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("-n", "--steps", type=int, help="tokens, prompt included; 0: all that fit (256; chat: 0)")
     add("-i", "--prompt", default="", help="the text to go on from; - reads it from stdin")
     add("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin (else: in the model, beside it)")
+    add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-v", "--verbose", action="store_true", help="seed and backend on stderr")
-    parser.set_defaults(task=tell, backend="auto", threads=0, int8=False)
+    parser.set_defaults(task=tell, threads=0, int8=False)
     options = engine_module("options", required=False)
     hint = "-h lists the options" if options else "for more options put embed/ beside run.py"
     parser.error = lambda text: parser.exit(2, f"run: {' '.join(text.split())[:500]} ({hint})\n")

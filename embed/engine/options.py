@@ -34,7 +34,6 @@ def add_to(parser: argparse.ArgumentParser) -> list[str]:
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-j", "--threads", type=threads, default=0, help="threads (else: one per core)")
     add("-m", "--mode", choices=TASKS, default="generate", action=Mode, help="tell or talk")
     add("-y", "--system-prompt", default="", help="what a chat should know beforehand")

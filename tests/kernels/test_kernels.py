@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from run.packing import compilers as compiler
 from run.engine.kernel import FUNCTIONS as BINDING
 from run.engine.kernel import INT32, POINTER, CLayer, CModel, CTensor
+from run.packing import compilers as compiler
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKS = ROOT / "tests" / "kernels" / "check_kernels.c"
@@ -467,8 +467,8 @@ def test_exit_with_an_open_pool(library):
     ],
 )
 def test_a_bad_kernel_is_not_used(tmp_path, monkeypatch, library, old, new, reason):
-    from run.engine import kernel
     from run import ModelError
+    from run.engine import kernel
 
     source = compiler.SOURCE.read_text()
     assert source.count(old) == 1
