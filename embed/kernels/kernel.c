@@ -128,7 +128,7 @@ static Job new_job(void *pool, const float *x, int rows) {
     return (Job){.kernels = kernels(), .pool = pool, .x = x, .rows = rows};
 }
 
-static void normalise(Job *job, const float *norm, float *normed, float eps) {
+static void normalise_first(Job *job, const float *norm, float *normed, float eps) {
     job->norm = norm;
     job->normed = normed;
     job->eps = eps;
@@ -249,7 +249,7 @@ EXPORT void classify(const Model *m, const Cache *cache, const float *final_norm
                      const Tensor *wcls, const float *x, int32_t rows, float *logits) {
     Scratch s = scratch_layout(m, cache->scratch, cache->context);
     Job job = new_job(usable(m->pool), x, rows);
-    normalise(&job, final_norm, s.normed, m->eps);
+    normalise_first(&job, final_norm, s.normed, m->eps);
     add_product(&job, wcls, logits, 0);
     prepare(&job, s.activations);
     multiply(&job);
@@ -358,7 +358,7 @@ static void attend(void *arg, int chunk, int thread) {
 static void project(const Model *m, const Layer *layer, const Cache *cache, const Scratch *s,
                     Pool *pool, const float *x, int rows, int pos) {
     Job job = new_job(pool, x, rows);
-    normalise(&job, layer->att_norm, s->normed, m->eps);
+    normalise_first(&job, layer->att_norm, s->normed, m->eps);
     add_product(&job, &layer->wq, s->queries, 0);
     add_product(&job, &layer->wk, s->keys, 0);
     add_product(&job, &layer->wv, s->values, 0);
@@ -414,7 +414,7 @@ EXPORT void feed_forward(const Model *m, const Layer *layer, const Cache *cache,
     Scratch s = scratch_layout(m, cache->scratch, cache->context);
     Pool *pool = usable(m->pool);
     Job hidden = new_job(pool, x, rows);
-    normalise(&hidden, layer->ffn_norm, s.normed, m->eps);
+    normalise_first(&hidden, layer->ffn_norm, s.normed, m->eps);
     add_product(&hidden, &layer->w1, s.gate, 0);
     add_product(&hidden, &layer->w3, s.up, 0);
     hidden.together = 1;

@@ -10,9 +10,8 @@
  *       4 columns: every lane sums a row of its own, and a dot product needs no horizontal sum.
  *     - What is stored is q + 128, as the instruction vpdpbusd multiplies unsigned by signed
  *       bytes. A product starts from -128 * sum(x) to make up for it.
- *     - Rows and columns that only fill up a block are q = 0 and add nothing; such rows have scale
- *       0.
- *       A group is filled up to fours on its own; the last group may be shorter than the others.
+ *     - Rows and columns that only fill up a block are q = 0 and add nothing; such rows have a
+ *       scale of 0. Each group is filled up to fours; the last one may be shorter than the others.
  *     - A block is one contiguous piece: threads that have different blocks share no memory.
  */
 #ifndef WEIGHTS_H
