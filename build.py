@@ -31,13 +31,13 @@ except ModuleNotFoundError as error:
 
 from run.engine import archive, programs, systems
 from run.engine.archive import Member
-from run.packing import EMBED, ROOT, BuildError, compilers, engine_files, freeze
+from run.packing import EMBED, ROOT, BuildError, compilers, engine_files, freeze, interpreters
 
+Options = argparse.Namespace
 DIST = ROOT / "dist"
 PAGE = 4096  # the kernel starts on one, though it is copied before it is loaded
 ZIPAPP_HEAD = b"#!/usr/bin/env python3\n"
 ZIPAPP_MAIN = b"import sys\n\nimport run\n\nsys.exit(run.main())\n"
-UNIVERSAL = "linux-x86_64", "linux-aarch64"  # put into run.com beside Windows, if not given
 
 
 def say(text: object) -> None:
@@ -47,7 +47,7 @@ def say(text: object) -> None:
 # ------------------------------------------------------------------ what goes into the file
 
 
-def model_members(options, scratch: Path) -> list[Member]:
+def model_members(options: Options, scratch: Path) -> list[Member]:
     """Check model, tokenizer and default flags; return the Members that hold them."""
     model = Path(options.model or EMBED / "model.bin")
     if not model.is_file() and not options.model:
@@ -137,7 +137,7 @@ def source_members() -> list[Member]:
 # ------------------------------------------------------------------ the kinds of files
 
 
-def build_native(options, scratch: Path) -> None:
+def build_native(options: Options, scratch: Path) -> None:
     """Make the executable for this system, from the running Python."""
     system = systems.this_system()
     output = output_path(options, systems.executable_name("run", system))
@@ -165,17 +165,18 @@ def native_launcher(scratch: Path) -> Path | None:
         return None
 
 
-def build_target(options, scratch: Path) -> None:
+def build_target(options: Options, scratch: Path) -> None:
     """Make the executable for another system, from packages."""
     target = options.target
     output = output_path(options, systems.executable_name(f"run-{target}", target))
     members = model_members(options, scratch)
-    kernels = compiled_kernels([target] if target in systems.SYSTEMS else [], scratch)
+    interpreters.check(target, options.python)
+    kernels = compiled_kernels([target], scratch)
     head, pkg = assembled(target, scratch, options, kernels)
     write(output, head, [*members, *kernel_members(kernels), Member("app.pkg", pkg)])
 
 
-def build_portable(options, scratch: Path) -> None:
+def build_portable(options: Options, scratch: Path) -> None:
     """Make the executable for this system, from packages that old distributions can run."""
     options.target = systems.this_system()
     if not options.target.startswith("linux"):
@@ -184,7 +185,7 @@ def build_portable(options, scratch: Path) -> None:
     build_target(options, scratch)
 
 
-def build_universal(options, scratch: Path) -> None:
+def build_universal(options: Options, scratch: Path) -> None:
     """Make one file for Windows, Linux and whatever has Python with NumPy, and given programs."""
     from run.packing import universal
 
@@ -194,14 +195,14 @@ def build_universal(options, scratch: Path) -> None:
     kernels = compiled_kernels(systems.SYSTEMS, scratch)
     members += kernel_members(kernels) + source_members()
     options.python = None  # one interpreter cannot serve three systems
-    if "windows-x86_64" in given:
-        windows = universal.windows_of(given.pop("windows-x86_64"))
-    else:
-        windows = assembled("windows-x86_64", scratch, options, kernels)
-    inside = {system: universal.program_of(path) for system, path in given.items()}
-    for target in UNIVERSAL:
-        if target not in inside:
-            inside[target] = assembled(target, scratch, options, kernels)
+    inside = {}
+    for system, path in given.items():
+        take = universal.windows_of if system == "windows-x86_64" else universal.program_of
+        inside[system] = take(path)
+    for system in interpreters.PINNED:
+        if system not in inside:
+            inside[system] = assembled(system, scratch, options, kernels)
+    windows = inside.pop("windows-x86_64")
     universal.build(output, windows, inside, members, progress=True)
     report(output)
 
@@ -217,7 +218,7 @@ def given_programs(payloads: list[str]) -> dict[str, str]:
     return given
 
 
-def build_zipapp(options, scratch: Path) -> None:
+def build_zipapp(options: Options, scratch: Path) -> None:
     """Make the program as a zip that Python runs, with kernels for every system zig knows."""
     output = output_path(options, "run.pyz")
     targets = list(systems.SYSTEMS)
@@ -232,12 +233,14 @@ def build_zipapp(options, scratch: Path) -> None:
         say("above 4 GB only Python 3.13 and newer can start it")
 
 
-def build_kernel(options, scratch: Path) -> None:
+def build_kernel() -> None:
     """Compile the C kernel for this system, into embed/kernels, for `python run.py`."""
     say(f"{compilers.compile_kernel()} is compiled")
 
 
-def assembled(target: str, scratch: Path, options, kernels: dict[str, Path]) -> tuple[bytes, Path]:
+def assembled(
+    target: str, scratch: Path, options: Options, kernels: dict[str, Path]
+) -> tuple[bytes, Path]:
     """Return the program and the archive for a system, put together from packages."""
     from run.packing import assemble
 
@@ -249,7 +252,7 @@ def assembled(target: str, scratch: Path, options, kernels: dict[str, Path]) -> 
     )
 
 
-def output_path(options, name: str) -> Path:
+def output_path(options: Options, name: str) -> Path:
     """Return where to write: what the user named, else `name` in dist/."""
     if options.output:
         return Path(options.output)
@@ -272,7 +275,7 @@ def report(output: Path) -> None:
 # ------------------------------------------------------------------ the command line
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> Options:
     parser = argparse.ArgumentParser(
         "build.py", description="Makes one file that carries a model and runs it."
     )
@@ -295,7 +298,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def build(options, scratch: Path) -> None:
+def build(options: Options, scratch: Path) -> None:
     """Make what the command line asks for."""
     if options.target:
         build_target(options, scratch)
@@ -306,7 +309,7 @@ def build(options, scratch: Path) -> None:
     elif options.universal:
         build_universal(options, scratch)
     elif options.kernel:
-        build_kernel(options, scratch)
+        build_kernel()
     else:
         build_native(options, scratch)
 
@@ -332,7 +335,7 @@ def is_alive(pid: str) -> bool:
     return True
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Build, and return the exit status; every failure is one line on stderr."""
     options = parse_args(argv)
     try:

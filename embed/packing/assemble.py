@@ -28,10 +28,10 @@ from .interpreters import (
     Code,
     Layout,
     add_numpy,
+    check,
     interpreter,
     pinned,
     read_zip,
-    refusal,
 )
 from .reach import BASE, BASE_PACKAGES, ROOTS, reach
 
@@ -54,8 +54,7 @@ def assemble(
     then a zip with the model, the kernel, and last the PKG as app.pkg.
     Raises AssembleError, FetchError, CompileError: one line for the user.
     """
-    if name not in LAYOUTS:
-        raise AssembleError(refusal(name, f"known targets are {', '.join(LAYOUTS)}"))
+    check(name, python)
     archive_writer, pyz_writer = writers()
     layout, scratch = LAYOUTS[name], Path(scratch)
     code = interpreter(name, scratch, python)

