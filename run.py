@@ -255,7 +255,7 @@ class NumPyBackend:
 
     def attend(self, q: Array, keys: Array, values: Array) -> Array:
         """Return what each query mixes of the values, (T, dim). (Vaswani et al., 2017)"""
-        T, n_heads, head_size = q.shape
+        T = len(q)
         n_kv_heads, end, head_size = keys.shape
         q = q.reshape(T, n_kv_heads, -1, head_size).transpose(1, 2, 0, 3)
         q = q.reshape(n_kv_heads, -1, head_size)  # heads that share keys are rows of one product
