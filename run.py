@@ -386,15 +386,15 @@ class Sampler:
     seed: Any = None  # the same one draws the same tokens; None takes the time
 
     def __post_init__(self) -> None:
-        self.temperature, self.topp = np.float32(self.temperature), np.float32(self.topp)
         if self.seed is None:
             self.seed = time.time_ns() % 2**32 + 1
-        self.state = self.seed
         limits = {"temperature": (0, 100), "topp": (0, 1), "seed": (1, 2**64 - 1)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 value = getattr(self, name)
                 raise ModelError(f"{name} is {value}; it must be from {low} to {high}")
+        self.temperature, self.topp = np.float32(self.temperature), np.float32(self.topp)
+        self.state = int(self.seed)
 
     def random(self) -> float:
         """Return the next number in [0, 1), a multiple of 2^-24. (xorshift64*: Vigna, 2014)"""
