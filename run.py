@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """Llama 2 in one file: the mathematics first, then text, then files, then the command line.
 
-Bytes -> weights -> forward -> logits -> sample -> decode -> the terminal; extras are in embed/.
-Letters: T tokens forwarded together; x the residual stream; w a matrix (out, in); q, k, v queries,
-keys, values (q: also a matrix's int8 part); hs head_size; c the Config. All mathematics is float32.
+forward turns tokens into logits, the sampler draws the next token from them, the tokenizer makes
+text of it. Copied alone, this file runs every llama2.c checkpoint; embed/engine/ beside it adds
+GGUF, the C kernel, chat and more.
+
+Letters: T tokens that are forwarded together; x the residual stream, (T, dim); w a matrix,
+(out, in); q, k, v queries, keys and values; c a Config. All mathematics is float32 on purpose: one
+float64 scalar would make everything after it float64, and ten times slower.
 """
 # /// script
 # requires-python = ">=3.10"
@@ -14,20 +18,52 @@ import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
-import argparse, codecs, functools, heapq, importlib, math, mmap, os, re, struct, sys, time
-from types import SimpleNamespace
 
-if __name__ == "__main__" and (j := re.search(r" (?:-j|--threads)[ =]?(\d+)", " ".join(sys.argv))):
-    os.environ["OPENBLAS_NUM_THREADS"] = j[1]  # read once, when NumPy loads
+import argparse
+import codecs
+import functools
+import importlib
+import math
+import mmap
+import os
+import re
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__version__ = "1.1.0"
+
+# run.engine.gguf is embed/engine/gguf.py, whatever else is called embed; pip says run_llama.
+HERE = os.path.dirname(os.path.abspath(__file__))
+__path__ = [os.path.join(HERE, "embed"), os.path.join(HERE, "run_llama")]
+sys.modules.setdefault("run", sys.modules[__name__])  # a script's rooms import run too
+
+
+def engine_module(name: str, required: bool = True) -> Any:
+    """Return the module embed/engine/NAME.py; without embed/ raise a ModelError or return None."""
+    try:
+        return importlib.import_module(f"run.engine.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "run.engine":  # embed/ is there, and something in it is not
+            raise
+    if required:
+        raise ModelError(f"this needs embed/engine/{name}.py beside run.py, and it is not there")
+    return None
+
+
+early = engine_module("early", required=False) if __name__ == "__main__" else None
+if early:
+    early.limit_threads(sys.argv[1:])  # -j: OpenBLAS wants to know while NumPy loads
+
 import numpy as np
 
-sys.modules.setdefault("run", sys.modules[__name__])  # the extras `import run`
-__path__ = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "embed")]  # run.engine
-__version__ = "1.0.0"
+Array = np.ndarray
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
-CONTROL = "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # characters that could take over a terminal
-ROW_BY_ROW = range(2**16, 2**20)  # weights: not in a cache, nor split among BLAS's threads
-Weights = SimpleNamespace  # tok_emb, layers, final_norm, wcls; att_norm, wq, ... in each layer
+# Text without the characters that could take over a terminal.
+printable = functools.partial(re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").sub, "\ufffd")
 
 
 # ---------------------------------------------------------------- configuration and weights
@@ -35,106 +71,137 @@ class ModelError(Exception):
     """What was given cannot be used: the message names it, the limit and the fix."""
 
 
-class Config(SimpleNamespace):
-    """A model's shape: what stands in llama2.c's header, and two numbers of GGUF files."""
+@dataclass
+class Config:
+    """A model's shape. ModelError if it cannot be one."""
 
-    def __init__(self, *sizes, norm_eps=1e-5, rope_base=10000.0):
-        names = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"
-        vars(self).update(zip(names, sizes, strict=True), norm_eps=norm_eps, rope_base=rope_base)
+    dim: int  # of the residual stream
+    hidden_dim: int  # of the feed-forward
+    n_layers: int
+    n_heads: int  # of queries
+    n_kv_heads: int  # of keys and values: fewer where queries share them (GQA: Ainslie, 2023)
+    vocab_size: int
+    seq_len: int  # the longest context that it was trained for
+    norm_eps: float = 1e-5  # these two are the same in all of llama2.c's files
+    rope_base: float = 10000.0
+
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 < value < 2**31:
                 raise ModelError(f"{name} is {value} in the header; it must be above 0, below 2^31")
-        dim, hidden_dim, _, n_heads, n_kv_heads, *_ = sizes
-        if dim % (2 * n_heads) or n_heads % n_kv_heads:
-            raise ModelError(f"dim {dim}, heads {n_heads}, KV heads {n_kv_heads} do not divide")
-        self.head_size, self.kv_dim = dim // n_heads, dim // n_heads * n_kv_heads
-        square, narrow, wide = (dim, dim), (self.kv_dim, dim), (hidden_dim, dim)  # (out, in)
-        self.shapes = {"wq": square, "wk": narrow, "wv": narrow, "wo": square, "w1": wide}
-        self.shapes |= {"w2": wide[::-1], "w3": wide}
+        if self.dim % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
+            sizes = f"dim {self.dim}, heads {self.n_heads}, KV heads {self.n_kv_heads}"
+            raise ModelError(f"{sizes} do not divide")
+        self.head_size = self.dim // self.n_heads
+        self.kv_dim = self.head_size * self.n_kv_heads
+
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Return the shape (out, in) of each matrix of a layer, by its name in Layer."""
+        dim, kv_dim, hidden_dim = self.dim, self.kv_dim, self.hidden_dim
+        narrow, wide = (kv_dim, dim), (hidden_dim, dim)
+        shapes = (dim, dim), narrow, narrow, (dim, dim), wide, (dim, hidden_dim), wide
+        return dict(zip(MATRICES, shapes, strict=True))
 
 
-def quantize(x, group):  # (..., in) -> whole numbers (..., in / group, group), scales (..., 1)
-    """Round each group to [-127, 127]: scale = max|x| / 127, halves away from zero (runq.c)."""
-    x = x.reshape(*x.shape[:-1], -1, group)
-    scales = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
-    ratio = x / np.where(scales == 0, np.float32(1), scales)
-    whole = np.trunc(ratio)
-    return whole + np.trunc((ratio - whole) * 2), scales
+@dataclass
+class Layer:
+    """The weights of one layer; a matrix is float32 or a QuantizedTensor."""
+
+    att_norm: Array  # (dim,)
+    wq: Any  # (dim, dim): queries
+    wk: Any  # (kv_dim, dim): keys
+    wv: Any  # (kv_dim, dim): values
+    wo: Any  # (dim, dim): what attention found, back to the residual stream
+    ffn_norm: Array  # (dim,)
+    w1: Any  # (hidden_dim, dim): the gate
+    w2: Any  # (dim, hidden_dim): back to the residual stream
+    w3: Any  # (hidden_dim, dim): what the gate lets through
 
 
+@dataclass
+class Weights:
+    """All weights of a model; they are never changed once it is loaded."""
+
+    tok_emb: Any  # (vocab_size, dim)
+    layers: list[Layer]
+    final_norm: Array  # (dim,)
+    wcls: Any  # (vocab_size, dim), the classifier: tok_emb itself where they are tied
+
+
+@dataclass
 class QuantizedTensor:
-    """A matrix (out, in): int8 q (out, in / group, group) times scales (out, in / group)."""
+    """A matrix (out, in) in groups of int8, each with a scale."""
 
-    def __init__(self, q, scales):
-        self.q, self.scales, self.group = q, scales, q.shape[-1]
-        self.shape, self.nbytes = (len(q), q.shape[1] * q.shape[2]), q.nbytes + scales.nbytes
+    q: Array  # (out, in / group, group) int8
+    scales: Array  # (out, in / group) float32
 
-    def __getitem__(self, rows):  # -> (len(rows), in) float32
+    def __post_init__(self) -> None:
+        out, groups, self.group = self.q.shape
+        self.shape = out, groups * self.group
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return these rows as float32, (number of rows, in)."""
         return (self.q[rows] * self.scales[rows][..., None]).reshape(-1, self.shape[1])
 
     @functools.cached_property
-    def floats(self):  # (in / group, out, group): NumPy has no fast product for int8
+    def floats(self) -> Array:
+        """q as float32, (in / group, out, group): NumPy has no fast product of int8."""
         return np.ascontiguousarray(self.q.swapaxes(0, 1), np.float32)
 
-    @classmethod
-    @np.errstate(all="ignore")
-    def from_rows(cls, rows, shape, group):  # rows(start, stop) gives float32 rows
-        q = np.empty((shape[0], shape[1] // group, group), np.int8)
-        scales = np.empty((*q.shape[:2], 1), np.float32)
-        for i in range(0, shape[0], step := max(1, 2**18 // shape[1])):
-            q[i : i + step], scales[i : i + step] = quantize(rows(i, i + step), group)
-        return cls(q, scales[..., 0])
 
-
-def progress(items, what):
-    """Yield the items; after a second, on a terminal, say on stderr how far it is."""
-    start, n = time.monotonic(), len(items)
-    for i, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() > start + 1 and sys.stderr and sys.stderr.isatty():
-            print(f"{what}: {100 * i // n}%", end="\r\x1b[K" if i == n else "\r", file=sys.stderr)
-
-
-# ---------------------------------------------------------------------------------- kernels
-def rmsnorm(x, weight, eps):  # (T, dim), (dim,) -> (T, dim)
-    """Rows of unit root mean square, times weight; run.c's order. (Zhang and Sennrich, 2019)"""
-    mean_square = np.add.accumulate(x * x, axis=-1)[:, -1:] / np.float32(x.shape[-1])
+# ------------------------------------------------------------------------------ mathematics
+def rmsnorm(x: Array, weight: Array, eps: float) -> Array:
+    """Return x (T, dim), each row with root mean square 1, times weight. (Zhang, Sennrich 2019)"""
+    squares = np.add.accumulate(x * x, axis=-1)[:, -1:]  # added in order, as run.c does
+    mean_square = squares / np.float32(x.shape[-1])
     return weight * (np.float32(1) / np.sqrt(mean_square + np.float32(eps)) * x)
 
 
-def softmax(x):  # (..., n) -> (..., n), in place
-    """Each row as probabilities; the largest is taken off first, against overflow."""
-    x -= np.maximum.reduce(x, axis=-1, keepdims=True)
+def softmax(x: Array) -> Array:
+    """Turn each row of x (..., n) into probabilities, in place."""
+    x -= np.maximum.reduce(x, axis=-1, keepdims=True)  # the largest becomes 0: no overflow
     np.exp(x, out=x)
     x /= np.add.reduce(x, axis=-1, keepdims=True)
     return x
 
 
-def silu(x):
-    """x * sigmoid(x). (Elfwing et al., 2017)"""
+def silu(x: Array) -> Array:
+    """Return x * sigmoid(x). (Elfwing et al., 2017)"""
     return x * (np.float32(1) / (1 + np.exp(-x)))
 
 
-def rope_table(c, start, stop, circle=lambda a: np.cos(a) + 1j * np.sin(a)):
-    """Turns of every position (stop - start, 1, hs / 2), complex64. (RoPE: Su et al., 2021)"""
+def unit_circle(angles: Array) -> Array:
+    """Return cosines + i sines of float64 angles."""
+    return np.cos(angles) + 1j * np.sin(angles)
+
+
+def rope_table(c: Config, start: int, stop: int, circle: Any = unit_circle) -> Array:
+    """Return the turns of positions, (stop - start, 1, head_size / 2). (RoPE: Su et al., 2021)"""
     parts = np.arange(0, c.head_size, 2, dtype=np.float32) / np.float32(c.head_size)
     powers = (c.rope_base ** parts.astype(np.float64)).astype(np.float32)
     angles = np.arange(start, stop, dtype=np.float32)[:, None, None] * (np.float32(1) / powers)
     return circle(angles.astype(np.float64)).astype(np.complex64)
 
 
-def apply_rope(x, table):  # (T, heads, hs), (T, 1, hs / 2) -> (T, heads, hs)
-    """Turn each pair of numbers by its angle: a complex product."""
-    return (x.view(np.complex64) * table).view(np.float32)
+def apply_rope(x: Array, turns: Array) -> Array:
+    """Turn each pair of numbers of x (T, heads, head_size) by turns (T, 1, head_size / 2)."""
+    return (x.view(np.complex64) * turns).view(np.float32)
 
 
-def matmul(w, x):  # (out, in), (T, in) -> (T, out)
-    """x times w transposed; for int8 weights x is rounded too, and groups are summed in order."""
+def quantize(x: Array, group: int) -> tuple[Array, Array]:
+    """Round groups of x to whole numbers (..., in / group, group), with scales (..., 1)."""
+    x = x.reshape(*x.shape[:-1], -1, group)
+    scales = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    ratio = x / np.where(scales == 0, np.float32(1), scales)
+    whole = np.trunc(ratio)  # halves go away from zero, as in runq.c
+    return whole + np.trunc((ratio - whole) * 2), scales
+
+
+def matmul(w: Any, x: Array) -> Array:
+    """Return x (T, in) times w (out, in) transposed, (T, out)."""
     if not isinstance(w, QuantizedTensor):
-        if len(x) == 1 and w.size in ROW_BY_ROW:  # a dot product a row reads memory faster
-            return (w[:, None] @ x.T).reshape(1, -1)
         return x.dot(w.T)
-    whole, scales = quantize(x, w.group)  # (T, in / group, group), (T, in / group, 1)
+    whole, scales = quantize(x, w.group)  # x is rounded too, and groups are added in order
     sums = w.floats @ whole.transpose(1, 2, 0)  # (in / group, out, T), exact: whole numbers
     sums *= w.scales.T[..., None]
     sums *= scales.transpose(1, 2, 0)
@@ -142,187 +209,267 @@ def matmul(w, x):  # (out, in), (T, in) -> (T, out)
 
 
 # ------------------------------------------------------------------------------ transformer
-class Transformer:
-    """A model and its KV cache; embed/kernel.py, in_order.py and threaded.py replace parts."""
+class KVCache:
+    """What one conversation owns: keys and values of what was read, and room to compute in."""
 
-    rope_table, apply_rope, matmul = map(staticmethod, (rope_table, apply_rope, matmul))
-    product, softmax, silu = staticmethod(np.matmul), staticmethod(softmax), staticmethod(silu)
-
-    def __init__(self, config, weights, context, backend="numpy"):
-        self.config, self.weights, self.context, self.backend = config, weights, context, backend
-        shape = config.n_layers, 2, config.n_kv_heads, context, config.head_size
-        try:  # memory is taken as the text grows
-            cache, self.turned = np.zeros(shape, np.float32), 0
-            self.rope = np.empty((context, 1, config.head_size // 2), np.complex64)
+    def __init__(self, c: Config, context: int):
+        self.context, self.turned = context, 0  # turned: positions whose turns are in rope
+        self.x = np.empty((min(MAX_ROWS, context), c.dim), np.float32)
+        try:  # the system gives the memory as the text grows
+            shape = c.n_layers, c.n_kv_heads, context, c.head_size
+            self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            self.rope = np.empty((context, 1, c.head_size // 2), np.complex64)
         except (MemoryError, ValueError):
             raise ModelError(f"no memory for a context of {context:,}: use -n") from None
-        for layer, (keys, values) in zip(weights.layers, cache, strict=True):
-            layer.keys, layer.values = keys, values
-        self.x = np.empty((min(MAX_ROWS, context), config.dim), np.float32)
 
-    @np.errstate(all="ignore")  # damaged weights give NaN logits, and the sampler says so
-    def forward(self, tokens, pos, last_only=True):
-        """Read tokens from position pos on -> the last one's logits, or all (T, vocab_size)."""
-        if (end := pos + len(tokens)) > self.context or not 0 <= pos < end:
-            raise ModelError(f"{end:,} tokens do not fit a context of {self.context:,}: cut them")
-        if end > self.turned:
-            start, self.turned = self.turned, min(end + MAX_ROWS, self.context)
-            self.rope[start : self.turned] = self.rope_table(self.config, start, self.turned)
-        chunks, logits = range(0, len(tokens), MAX_ROWS), []
-        for i in chunks if len(chunks) == 1 else progress(chunks, "reading the prompt"):
-            x = self.x[: len(chunk := tokens[i : i + MAX_ROWS])]  # (T, dim)
-            x[:] = self.weights.tok_emb[chunk]
-            for layer in self.weights.layers:
-                self.attention(layer, x, pos + i)
-                self.feed_forward(layer, x)
-            logits.append(self.classify(x[-1:] if last_only else x))
-        return logits[-1][0] if last_only else np.concatenate(logits)
 
-    def attention(self, layer, x, pos):  # (T, dim), in place
-        """x += wo mix, where each token mixes the values of itself and of all before it."""
-        c, T, end = self.config, len(x), pos + len(x)
-        n, table = rmsnorm(x, layer.att_norm, c.norm_eps), self.rope[pos:end]
-        q, k, v = (self.matmul(w, n) for w in (layer.wq, layer.wk, layer.wv))
-        q, k, v = (y.reshape(T, -1, c.head_size) for y in (q, k, v))
-        q, k = self.apply_rope(q, table), self.apply_rope(k, table)
-        layer.keys[:, pos:end], layer.values[:, pos:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
-        # Query heads that share a key head become rows of one product: no key is repeated.
-        q = q.reshape(T, c.n_kv_heads, -1, c.head_size).transpose(1, 2, 0, 3)
-        q = q.reshape(c.n_kv_heads, -1, c.head_size)  # (n_kv_heads, sharing * T, hs)
-        scores = self.product(q, layer.keys[:, :end].swapaxes(1, 2))  # (..., sharing * T, end)
-        scores /= np.float32(math.sqrt(c.head_size))
+class NumPyBackend:
+    """How layers are computed: here in plain NumPy. Those of embed/engine/ replace what differs:
+    threaded.py shares products out, exact.py rounds as runq.c does, kernel.py computes in C."""
+
+    matmul = staticmethod(matmul)
+    product = staticmethod(np.matmul)
+    softmax = staticmethod(softmax)
+    silu = staticmethod(silu)
+    rope_table = staticmethod(rope_table)
+    apply_rope = staticmethod(apply_rope)
+    new_cache = KVCache
+
+    def __init__(self, config: Config, description: str = "numpy, without embed/"):
+        self.config, self.description = config, description
+
+    def attention(self, index: int, layer: Layer, x: Array, cache: Any, pos: int) -> None:
+        """Add to x (T, dim), from position pos on, what each token finds in those up to it."""
+        c = self.config
+        end = pos + len(x)
+        turns = cache.rope[pos:end]
+        n = rmsnorm(x, layer.att_norm, c.norm_eps)
+        q = self.matmul(layer.wq, n).reshape(-1, c.n_heads, c.head_size)
+        k = self.matmul(layer.wk, n).reshape(-1, c.n_kv_heads, c.head_size)
+        v = self.matmul(layer.wv, n).reshape(-1, c.n_kv_heads, c.head_size)
+        keys, values = cache.keys[index], cache.values[index]
+        keys[:, pos:end] = self.apply_rope(k, turns).swapaxes(0, 1)
+        values[:, pos:end] = v.swapaxes(0, 1)
+        mix = self.attend(self.apply_rope(q, turns), keys[:, :end], values[:, :end])
+        x += self.matmul(layer.wo, mix)
+
+    def attend(self, q: Array, keys: Array, values: Array) -> Array:
+        """Return what each query mixes of the values, (T, dim). (Vaswani et al., 2017)
+
+        q: (T, n_heads, head_size); keys, values: (n_kv_heads, end, head_size).
+        """
+        T, _, head_size = q.shape
+        n_kv_heads, end, _ = keys.shape
+        q = q.reshape(T, n_kv_heads, -1, head_size).transpose(1, 2, 0, 3)
+        q = q.reshape(n_kv_heads, -1, head_size)  # heads that share keys are rows of one product
+        scores = self.product(q, keys.swapaxes(1, 2)) / np.float32(math.sqrt(head_size))
         if T > 1:
             future = np.triu(np.full((T, T), -np.inf, np.float32), 1)
-            scores.reshape(c.n_kv_heads, -1, T, end)[..., pos:] += future
-        mix = self.product(self.softmax(scores), layer.values[:, :end])  # (..., sharing * T, hs)
-        mix = mix.reshape(c.n_kv_heads, -1, T, c.head_size).transpose(2, 0, 1, 3)
-        x += self.matmul(layer.wo, mix.reshape(T, c.dim))
+            scores.reshape(n_kv_heads, -1, T, end)[..., end - T :] += future
+        mix = self.product(self.softmax(scores), values)  # (n_kv_heads, sharing * T, head_size)
+        return mix.reshape(n_kv_heads, -1, T, head_size).transpose(2, 0, 1, 3).reshape(T, -1)
 
-    def feed_forward(self, layer, x):  # (T, dim), in place
-        """x += w2 (silu(w1 x) * w3 x). (SwiGLU: Shazeer, 2020)"""
+    def feed_forward(self, layer: Layer, x: Array, cache: Any) -> None:
+        """Add w2 (silu(w1 x) * w3 x) to x (T, dim). (SwiGLU: Shazeer, 2020)"""
         n = rmsnorm(x, layer.ffn_norm, self.config.norm_eps)
-        x += self.matmul(layer.w2, self.silu(self.matmul(layer.w1, n)) * self.matmul(layer.w3, n))
+        gate = self.silu(self.matmul(layer.w1, n))
+        x += self.matmul(layer.w2, gate * self.matmul(layer.w3, n))
 
-    def classify(self, x):  # (T, dim) -> (T, vocab_size), the logits of the token after each
-        n = rmsnorm(x, self.weights.final_norm, self.config.norm_eps)
-        return self.matmul(self.weights.wcls, n)
+    def classify(self, weights: Weights, x: Array, cache: Any) -> Array:
+        """Return the logits of what follows each of x (T, dim), (T, vocab_size)."""
+        n = rmsnorm(x, weights.final_norm, self.config.norm_eps)
+        return self.matmul(weights.wcls, n)
+
+
+class Transformer:
+    """A model that is ready to run: a ModelFile, a backend, and how many tokens fit."""
+
+    def __init__(self, file: "ModelFile", backend: NumPyBackend, context: int):
+        self.file, self.backend, self.context = file, backend, context
+        self.config, self.weights, self.tokenizer = file.config, file.weights, file.tokenizer
+        self.cache: KVCache | None = None  # of a forward that is given none
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache: one for each text that is read at the same time."""
+        return self.backend.new_cache(self.config, self.context)
+
+    def reserve(self, cache: KVCache, start: int, stop: int) -> None:
+        """Prepare a cache for positions from start to stop. ModelError if they do not fit."""
+        if stop > cache.context or not 0 <= start < stop:
+            raise ModelError(f"{stop:,} tokens do not fit a context of {cache.context:,}: cut them")
+        if stop > cache.turned:
+            ahead = min(stop + MAX_ROWS, cache.context)
+            turns = self.backend.rope_table(self.config, cache.turned, ahead)
+            cache.rope[cache.turned : ahead], cache.turned = turns, ahead
+
+    @np.errstate(all="ignore")  # damaged weights give NaN logits, and the sampler says so
+    def forward(self, tokens: Any, pos: int, last_only: bool = True, cache: Any = None) -> Array:
+        """Read tokens from pos on; return logits after the last (vocab_size,) or each (T, ...)."""
+        tokens = list(tokens)
+        if cache is None:
+            cache = self.cache = self.cache or self.new_cache()
+        self.reserve(cache, pos, pos + len(tokens))
+        starts = range(0, len(tokens), MAX_ROWS)
+        logits = []
+        progress = engine_module("progress", required=False) if len(starts) > 1 else None
+        for start in progress.shown(starts, "reading the prompt") if progress else starts:
+            chunk = tokens[start : start + MAX_ROWS]
+            x = cache.x[: len(chunk)]
+            x[:] = self.weights.tok_emb[chunk]
+            for index, layer in enumerate(self.weights.layers):
+                self.backend.attention(index, layer, x, cache, pos + start)
+                self.backend.feed_forward(layer, x, cache)
+            rows = x[-1:] if last_only else x
+            logits.append(self.backend.classify(self.weights, rows, cache))
+        return logits[-1][0] if last_only else np.concatenate(logits)
 
 
 # -------------------------------------------------------------------------------- tokenizer
+@dataclass
 class Tokenizer:
-    """SentencePiece's byte-pair encoding; special: ids by their text (<s>), made by no merge."""
+    """SentencePiece's byte-pair encoding, as llama2.c's files and GGUFs of Llama 2 carry it."""
 
-    def __init__(self, pieces, scores, special, bos=1, eos=2, prefix=" ", template=""):
-        self.pieces, self.scores, self.special = pieces, scores, special
-        self.bos, self.eos, self.prefix, self.template = bos, eos, prefix, template
-        self.stops, self.byte_ids = {bos, eos}, [0] * 256  # <unk>, where a byte has no token
-        for i, piece in enumerate(pieces):
+    pieces: list[bytes]  # the text of each token; where one stands for a byte, that byte
+    scores: list[float]  # the higher, the sooner two neighbours are merged into this token
+    special: dict[str, int]  # control tokens by their text (<s>): no merge makes them
+    bos: int = 1  # begins a text
+    eos: int = 2  # ends it
+    prefix: str = " "  # stands before a text when it is encoded
+
+    def __post_init__(self) -> None:
+        self.stops = {self.bos, self.eos}
+        self.byte_ids = [0] * 256  # 0 is <unk>, where a byte has no token
+        for i, piece in enumerate(self.pieces):
             if len(piece) == 6 and re.fullmatch(rb"<0x[0-9A-F]{2}>", piece):
-                pieces[i] = bytes([int(piece[3:5], 16)])
-                self.byte_ids[pieces[i][0]] = i
-        hidden = {*self.byte_ids, *special.values()}
-        self.ids = {pieces[i]: i for i in reversed(range(len(pieces))) if i not in hidden}
+                self.pieces[i] = bytes.fromhex(piece[3:5].decode())
+                self.byte_ids[int(piece[3:5], 16)] = i
+        self.single = set(self.byte_ids)  # what stands for a byte is never merged
+        hidden = self.single.union(self.special.values())
+        known = [i for i in range(len(self.pieces)) if i not in hidden]
+        self.ids = {self.pieces[i]: i for i in reversed(known)}  # the first of equals counts
 
-    def encode(self, text, bos=True, prefix=True):
-        """The ids of text: "Hello, world!" -> [1, 15043, 29892, 3186, 29991] for Llama 2."""
-        tokens = []
-        for char in self.prefix * (prefix and text != "") + text:
-            escaped = "\udc80" <= char <= "\udcff"  # a byte of the command line, not UTF-8
-            data = char.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
+    def encode(self, text: str, bos: bool = True, prefix: bool = True) -> list[int]:
+        """Return the ids of text: "Hello, world!" is [1, 15043, 29892, 3186, 29991] in Llama 2."""
+        tokens: list[int] = []
+        for char in self.prefix + text if prefix and text else text:
+            is_byte = "\udc80" <= char <= "\udcff"  # one of the command line that is not UTF-8
+            data = char.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
             tokens += [self.ids[data]] if data in self.ids else [self.byte_ids[b] for b in data]
-        return [self.bos] * bos + self.merge(tokens)
+        fast = engine_module("merge", required=False)  # the same in n log n steps
+        merged = fast.merge(self, tokens) if fast else self.merge(tokens)
+        return [self.bos, *merged] if bos else merged
 
-    def merge(self, tokens):  # best score first, leftmost on ties: a heap over a linked list
-        n, heap, single = len(tokens), [], {*self.byte_ids, None}  # None: merged, or an end
-        before, after, tokens = [*range(-1, n)], [*range(1, n + 1)], [*tokens, None]
+    def merge(self, tokens: list[int]) -> list[int]:
+        """Return tokens with neighbours merged, best score first, leftmost of equals."""
+        while True:
+            best = -math.inf
+            for i in range(len(tokens) - 1):
+                merged = self.ids.get(self.pieces[tokens[i]] + self.pieces[tokens[i + 1]])
+                if merged is None or self.single.intersection(tokens[i : i + 2]):
+                    continue
+                if self.scores[merged] > best:
+                    best, where, token = self.scores[merged], i, merged
+            if best == -math.inf:
+                return tokens
+            tokens = [*tokens[:where], token, *tokens[where + 2 :]]
 
-        def consider(i):  # the pair that begins at i
-            left, right = tokens[i], tokens[after[i]]
-            if left in single or right in single:
-                return
-            if (token := self.ids.get(self.pieces[left] + self.pieces[right])) is not None:
-                heapq.heappush(heap, (-self.scores[token], i, left, right, token))
-
-        for i in range(n):
-            consider(i)
-        while heap:
-            _, i, left, right, token = heapq.heappop(heap)
-            if (tokens[i], tokens[j := after[i]]) == (left, right):  # else it is outdated
-                tokens[i], tokens[j], after[i], before[after[j]] = token, None, after[j], i
-                consider(before[i])
-                consider(i)
-        return [token for token in tokens if token is not None]
-
-    def decode(self, prev, token):  # -> bytes; after BOS without encode's space
+    def decode(self, prev: int | None, token: int) -> bytes:
+        """Return the bytes of token, which follows prev; after BOS without encode's space."""
         piece = self.pieces[token]
         return piece[1:] if prev == self.bos and piece[:1] == b" " else piece
 
 
-def text_stream():
-    """A function from bytes to the text they complete; control characters become U+FFFD."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    return lambda data, final=False: re.sub(CONTROL, "\ufffd", decode(data, final))
-
-
 # ---------------------------------------------------------------------------------- sampler
+@dataclass
 class Sampler:
-    """Draws as run.c does: the likeliest (temperature 0) or from the nucleus (Holtzman, 2019)."""
+    """Draws tokens as run.c does. ModelError where a number is out of its range."""
 
-    def __init__(self, temperature=1.0, topp=0.9, seed=None):
-        self.seed = self.state = time.time_ns() % 2**32 + 1 if seed is None else seed
-        self.temperature, self.topp = np.float32(temperature), np.float32(topp)
-        for name, low, high in ("temperature", 0, 100), ("topp", 0, 1), ("seed", 1, 2**64 - 1):
-            if not low <= (value := getattr(self, name)) <= high:
+    temperature: Any = 1.0  # 0 takes the likeliest token, 1 draws as the model says
+    topp: Any = 0.9  # draws from the likeliest tokens of this probability together; 0, 1: from all
+    seed: Any = None  # the same one draws the same tokens; None takes the time
+
+    def __post_init__(self) -> None:
+        self.temperature, self.topp = np.float32(self.temperature), np.float32(self.topp)
+        if self.seed is None:
+            self.seed = time.time_ns() % 2**32 + 1
+        self.state = self.seed
+        limits = {"temperature": (0, 100), "topp": (0, 1), "seed": (1, 2**64 - 1)}
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                value = getattr(self, name)
                 raise ModelError(f"{name} is {value}; it must be from {low} to {high}")
 
-    def random(self):  # a multiple of 2^-24 in [0, 1) (xorshift64*: Vigna, 2014)
-        s = self.state ^ self.state >> 12
-        s ^= s << 25 & 0xFFFFFFFFFFFFFFFF
-        self.state = s ^ s >> 27
+    def random(self) -> float:
+        """Return the next number in [0, 1), a multiple of 2^-24. (xorshift64*: Vigna, 2014)"""
+        state = self.state ^ self.state >> 12
+        state ^= state << 25 & 0xFFFFFFFFFFFFFFFF
+        self.state = state ^ state >> 27
         return (self.state * 0x2545F4914F6CDD1D >> 40 & 0xFFFFFF) / 2**24
 
     @np.errstate(all="ignore")
-    def sample(self, logits):  # (vocab_size,) -> token; ModelError if they are not finite
+    def sample(self, logits: Array) -> int:
+        """Return a token drawn by logits (vocab_size,). ModelError if they are not finite."""
         best = int(logits.argmax())
         if not math.isfinite(logits[best]):
             raise ModelError("the model computes NaN or infinity: its weights are damaged")
         if self.temperature == 0:
             return best
         probs = np.exp((logits - logits[best]) / self.temperature)
-        probs, coin = probs / np.add.reduce(probs), self.random()
-        if not 0 < self.topp < 1:
-            return min(int(np.cumsum(probs).searchsorted(coin, "right")), len(probs) - 1)
+        probs /= np.add.reduce(probs)
+        if 0 < self.topp < 1:
+            return self.sample_nucleus(probs)
+        return min(int(np.cumsum(probs).searchsorted(self.random(), "right")), len(probs) - 1)
+
+    def sample_nucleus(self, probs: Array) -> int:
+        """Return one of the fewest tokens that have topp together. (Holtzman et al., 2019)"""
         floor = (1 - self.topp) / np.float32(len(probs) - 1)  # none below it can be in there
         tokens = np.flatnonzero(probs >= min(floor, probs.max()))
         tokens = tokens[np.argsort(-probs[tokens], kind="stable")]
         cdf = np.cumsum(probs[tokens])
         cdf = cdf[: cdf.searchsorted(self.topp, "right") + 1]
-        return int(tokens[min(int(cdf.searchsorted(coin * cdf[-1], "right")), len(cdf) - 1)])
+        drawn = int(cdf.searchsorted(self.random() * cdf[-1], "right"))
+        return int(tokens[min(drawn, len(cdf) - 1)])
 
 
-# ---------------------------------------------------------------------------- llama2.c files
+# --------------------------------------------------------------------------- files and loading
+@dataclass
+class ModelFile:
+    """What a model's file holds, the same for every format."""
+
+    config: Config
+    weights: Weights
+    format: str  # a description for people
+    tokenizer: Any = None  # None where the file has none
+    template: str = ""  # how the model was taught to chat, in Jinja
+
+
 class Reader:
     """A cursor over a file in memory: never past its end, and nothing is copied."""
 
-    def __init__(self, buffer, offset=0):
+    def __init__(self, buffer: Any, offset: int = 0):
         self.buffer, self.offset = buffer, offset
 
-    def data(self, what, size):  # the next bytes
-        if size > (left := max(0, len(self.buffer) - self.offset)) or size < 0:
+    def data(self, what: str, size: int) -> Any:
+        """Return the next size bytes. ModelError, which says what they are, if there are less."""
+        left = max(0, len(self.buffer) - self.offset)
+        if not 0 <= size <= left:
             where = f"{what}, at {self.offset:,}, which needs {size:,} bytes and has {left:,}"
             raise ModelError(f"the file ends in {where}: it is truncated, damaged or no model")
         self.offset += size
         return self.buffer[self.offset - size : self.offset]
 
-    def unpack(self, what, form):  # the next values of a struct format
+    def unpack(self, what: str, form: str) -> tuple:
+        """Return the next values of a struct format."""
         return struct.unpack(form, self.data(what, struct.calcsize(form)))
 
-    def array(self, what, dtype, *shape):  # the next array, a view where it is aligned
+    def array(self, what: str, dtype: Any, *shape: int) -> Array:
+        """Return the next array: a view where it is aligned, else a copy."""
         data = self.data(what, math.prod(shape) * np.dtype(dtype).itemsize)
         array = np.frombuffer(data, dtype).reshape(shape)
         return array if array.flags.aligned else array.copy()
 
-    def groups(self, what, group, out, n):  # a matrix: all its numbers, then its scales
+    def int8_matrix(self, what: str, group: int, out: int, n: int) -> QuantizedTensor:
+        """Return the next matrix (out, n): all its numbers, then a scale for each group."""
         part = math.gcd(group, n)  # a group that straddles rows is split, its scale repeated
         if group < 1 or part < 2 or out * n % group:
             raise ModelError(f"group size {group} does not fit rows of {n}: export with 32 or 64")
@@ -332,260 +479,138 @@ class Reader:
 
 
 LAYER = "att_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3"
-IN_V0 = "tok_emb", *LAYER, "final_norm", "rope", "wcls"
-IN_V1 = "att_norm", "ffn_norm", "final_norm", "tok_emb", *LAYER[1:5], *LAYER[6:], "wcls"
+MATRICES = "wq", "wk", "wv", "wo", "w1", "w2", "w3"
+IN_V0 = "tok_emb", *LAYER, "final_norm", "rope", "wcls"  # the order of the tensors
+IN_V1 = "att_norm", "ffn_norm", "final_norm", "tok_emb", *MATRICES, "wcls"  # and in version 2
 
 
-def read_llama2c(buffer):
-    """Versions 0 and 1 in float32, 2 in int8: a header, then each kind of tensor, all layers."""
-    file, version, group = Reader(buffer), 0, 1
+def read_llama2c(buffer: Any) -> ModelFile:
+    """Read a checkpoint of llama2.c: float32 in versions 0 and 1, int8 in version 2."""
+    file = Reader(buffer)
     if buffer[:4] == b"24ka":
         _, version, *sizes, shared, group = file.unpack("the header", "<Ii7iBi")
         file.offset = 256
-    else:
-        sizes = [*file.unpack("the header", "<7i")]
-        shared, sizes[5] = sizes[5] > 0, abs(sizes[5])
-    if not 0 <= version <= 2 or shared > 1:
-        raise ModelError(f"llama2.c version {version}, shared classifier {shared} is not known")
+        if version not in (1, 2) or shared > 1:
+            raise ModelError(f"llama2.c version {version}, shared classifier {shared} is not known")
+    else:  # version 0 has no magic number, and a negative vocab_size if a classifier follows
+        version = group = 0
+        sizes = list(file.unpack("the header", "<7i"))
+        shared = sizes[5] > 0
+        sizes[5] = abs(sizes[5])
     c = Config(*sizes)
-    shapes = c.shapes | dict.fromkeys(("tok_emb", "wcls"), (c.vocab_size, c.dim))
+    shapes: dict[str, tuple[int, ...]] = dict(c.matrices())
+    layers_need = c.n_layers * sum(map(math.prod, shapes.values()))
+    Reader(buffer).data("its layers", layers_need)  # before as many objects are made
+    shapes["tok_emb"] = shapes["wcls"] = c.vocab_size, c.dim
     shapes["rope"] = c.seq_len, c.head_size  # tables, not used: they are computed
-    Reader(buffer).data("its layers", c.n_layers * sum(map(math.prod, c.shapes.values())))
-    weights = Weights(layers=[Weights() for _ in range(c.n_layers)])
+    tensors: dict[str, list] = {}  # of each kind, those of all layers stand together
     for name in (IN_V1 if version else IN_V0)[: -1 if shared else None]:
         shape = shapes.get(name, (c.dim,))
-        take, form = (file.groups, group) if version == 2 and shape[1:] else (file.array, "<f4")
-        for owner in weights.layers if name in LAYER else [weights]:
-            setattr(owner, name, take(name, form, *shape))
-    if left := len(buffer) - file.offset:
+        rows = range(c.n_layers if name in LAYER else 1)
+        if version == 2 and len(shape) == 2:
+            tensors[name] = [file.int8_matrix(name, group, *shape) for _ in rows]
+        else:
+            tensors[name] = [file.array(name, "<f4", *shape) for _ in rows]
+    if file.offset < len(buffer):
+        left = len(buffer) - file.offset
         raise ModelError(f"the file is {left:,} bytes too long: it is damaged or no model")
-    weights.wcls = weights.tok_emb if shared else weights.wcls
-    return c, weights, f"llama2.c v{version}" + f", int8 groups of {group}" * (version == 2), None
+    layers = [Layer(*row) for row in zip(*(tensors[name] for name in LAYER), strict=True)]
+    wcls = tensors.get("wcls", tensors["tok_emb"])[0]
+    weights = Weights(tensors["tok_emb"][0], layers, tensors["final_norm"][0], wcls)
+    kind = f"llama2.c v{version}" + (f", int8 groups of {group}" if group else "")
+    return ModelFile(c, weights, kind)
 
 
-def read_tokenizer(buffer):  # the greatest length, then score, length and bytes of each token
-    file, pieces, scores = Reader(buffer, 4), [], []
+def read_tokenizer(buffer: Any, vocab_size: int | None = None) -> Tokenizer:
+    """Read llama2.c's tokenizer.bin: a length, then score, length and bytes of each token."""
+    file = Reader(buffer, 4)
+    pieces, scores = [], []
     while file.offset < len(buffer) and len(pieces) < 2**19:
-        score, length = file.unpack(f"token {len(pieces)}", "<fi")
-        pieces.append(bytes(file.data(f"token {len(pieces)}", length)))
+        what = f"token {len(pieces)}"
+        score, length = file.unpack(what, "<fi")
+        pieces.append(bytes(file.data(what, length)))
         scores.append(score)
+    if vocab_size not in (None, len(pieces)) or len(pieces) < 3:
+        raise ModelError(f"{len(pieces)} tokens, but the model has {vocab_size}: fix -z")
     return Tokenizer(pieces, scores, {"<unk>": 0, "<s>": 1, "</s>": 2})
 
 
-# ------------------------------------------------------------------------------------- GGUF
-def dequantize_k(blocks):  # Q4_K, Q5_K (rows, n) -> (rows, n * 256): w = d scale q - dmin min
-    low, mid, high = np.split(blocks["scales"], 3, axis=-1)
-    scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=-1)
-    mins = np.concatenate([mid & 63, high >> 4 | mid >> 6 << 4], axis=-1)
-    q = blocks["q"].reshape(*blocks.shape, 4, 1, 32) >> np.array([[0], [4]], np.uint8) & 15
-    q = q.reshape(*blocks.shape, 8, 32)
-    if "fifth" in blocks.dtype.names:
-        q |= (blocks["fifth"][..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 4
-    d, dmin = (blocks[k].astype(np.float32)[..., None] for k in ("d", "dmin"))
-    return ((d * scales)[..., None] * q - (dmin * mins)[..., None]).reshape(len(blocks), -1)
-
-
-def dequantize_q6_k(blocks):  # (rows, n) -> (rows, n * 256): w = d scale (q - 32), 16 runs of 16
-    low = blocks["low"].reshape(-1, 2, 1, 64) >> np.array([[0], [4]], np.uint8) & 15
-    high = blocks["high"].reshape(-1, 2, 1, 32) >> np.array([[0], [2], [4], [6]], np.uint8) & 3
-    q = (low.reshape(-1, 2, 4, 32) | high << 4).astype(np.int8) - np.int8(32)
-    scales = blocks["d"].astype(np.float32)[..., None] * blocks["scales"]
-    return (scales[..., None] * q.reshape(*scales.shape, 16)).reshape(len(blocks), -1)
-
-
-K, Q4_0 = [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12)], [("d", "<f2"), ("q", "u1", 16)]
-Q6_K = [("low", "u1", 128), ("high", "u1", 64), ("scales", "i1", 16), ("d", "<f2")]
-GGUF_TYPES = {  # number: name, weights in a block, block, how int8 or float32 is made of it
-    0: ("F32", 1, "<f4", lambda x: x),
-    1: ("F16", 1, "<f2", lambda x: x.astype(np.float32)),
-    30: ("BF16", 1, "<u2", lambda x: (x.astype(np.uint32) << 16).view(np.float32)),
-    8: ("Q8_0", 32, [("d", "<f2"), ("q", "i1", 32)], lambda blocks: blocks["q"]),
-    2: ("Q4_0", 32, Q4_0, lambda x: (np.concatenate([x["q"] & 15, x["q"] >> 4], 2) - 8).view("i1")),
-    12: ("Q4_K", 256, [*K, ("q", "u1", 128)], dequantize_k),
-    13: ("Q5_K", 256, [*K, ("fifth", "u1", 32), ("q", "u1", 128)], dequantize_k),
-    14: ("Q6_K", 256, Q6_K, dequantize_q6_k),
-}
-GGUF_REFUSED = {3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 20: "IQ4_NL"}
-GGUF_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
-GGUF_LAYER = "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_down ffn_up"
-GGUF_SIZES = "embedding_length feed_forward_length block_count attention.head_count"
-
-
-class GGUF(Reader):
-    """A GGUF file of version 2 or 3: metadata, where each tensor is, the aligned tensors."""
-
-    def __init__(self, buffer):
-        super().__init__(buffer)
-        _, version, n_tensors, n_values = self.unpack("the header", "<4sIQQ")
-        if version not in (2, 3):
-            raise ModelError(f"GGUF version {version} is not supported: convert to version 3")
-        self.meta = {self.value(8): self.value() for _ in range(min(n_values, 2**16))}
-        self.infos, self.types = {}, set()  # infos: shape, type, offset by name
-        for _ in range(min(n_tensors, 2**16)):
-            name, (n_dims,) = self.value(8), self.unpack("a tensor's shape", "<I")
-            *shape, kind, offset = self.unpack("a tensor's shape", f"<{min(n_dims, 4)}QIQ")
-            self.infos[name] = tuple(shape[::-1]), kind, offset
-        if (align := self.meta.get("general.alignment", 32)) % 8 or align < 8:
-            raise ModelError(f"general.alignment is {align!r:.40}; it must be a multiple of 8")
-        self.start = self.offset + -self.offset % align
-
-    def value(self, kind=None):  # a number, string or list; its type stands before it
-        kind = self.unpack("the metadata", "<I")[0] if kind is None else kind
-        of, count = self.unpack("the metadata", "<IQ") if kind == 9 else (kind, 1)
-        count = min(count, 2**20)  # no model has more; a damaged file may say so
-        if of in GGUF_SCALARS:
-            values = self.array("the metadata", "<" + GGUF_SCALARS[of], count).tolist()
-        elif of == 8:
-            texts = (self.data("a string", *self.unpack("a string", "<Q")) for _ in range(count))
-            values = [str(text, "utf-8", "surrogateescape") for text in texts]
-        else:
-            raise ModelError(f"the metadata has a value of unknown type {of}: the file is damaged")
-        return values if kind == 9 else values[0]
-
-    def tensor(self, name, *expected):  # -> float32 or QuantizedTensor, a view if it can be
-        shape, kind, offset = self.infos.pop(name + ".weight", ((), 0, 0))
-        if kind not in GGUF_TYPES:
-            known, kind = [t[0] for t in GGUF_TYPES.values()], GGUF_REFUSED.get(kind, kind)
-            raise ModelError(f"tensor {name} has type {kind}: convert it to one of {known}")
-        type_name, size, dtype, convert = GGUF_TYPES[kind]
-        if shape != expected or shape[-1] % size or (size > 1 and len(shape) == 1):
-            raise ModelError(f"tensor {name} is {type_name} {shape}; it should be {expected}")
-        self.offset = self.start + offset
-        self.types.add(type_name)
-        blocks = self.array(name, dtype, *shape[:-1], shape[-1] // size)
-        if size == 1:
-            return convert(blocks)
-        if size == 32:
-            return QuantizedTensor(convert(blocks), blocks["d"].astype(np.float32))
-        return QuantizedTensor.from_rows(lambda i, j: convert(blocks[i:j]), shape, 32)
-
-    def config(self, vocab_size):  # -> Config; refuses what would change the mathematics
-        meta = {key.removeprefix("llama."): value for key, value in self.meta.items()}
-        if (name := meta["general.architecture"]) != "llama":
-            raise ModelError(f"architecture {name!r:.40} is not supported: only 'llama' is")
-        sizes = [int(meta[key]) for key in GGUF_SIZES.split()]
-        sizes += int(meta.get("attention.head_count_kv", sizes[-1])), vocab_size
-        eps, base = meta["attention.layer_norm_rms_epsilon"], meta.get("rope.freq_base", 1e4)
-        c = Config(*sizes, int(meta["context_length"]), norm_eps=eps, rope_base=base)
-        only = {"expert_count": 0, "rope.scaling.type": "none", "tokenizer.ggml.model": "llama"}
-        only |= {"rope.scaling.factor": 1, "rope.scale_linear": 1, "attention.causal": True}
-        only |= dict.fromkeys(("rope.dimension_count", "attention.key_length"), c.head_size)
-        for key, known in only.items():
-            if meta.get(key, known) != known:
-                raise ModelError(f"{key} is {meta[key]!r:.40}; supported is only {known}")
-        return c
-
-    def tokenizer(self):  # -> the Tokenizer inside, or None
-        meta = {"bos_token_id": 1, "eos_token_id": 2, "add_space_prefix": True}
-        meta |= {k.split(".")[-1]: v for k, v in self.meta.items() if k[:10] == "tokenizer."}
-        if (texts := meta.get("tokens")) is None:
-            return None
-        types = meta.get("token_type", [1] * len(texts))
-        pieces = [text.replace("\u2581", " ").encode("utf-8", "surrogateescape") for text in texts]
-        pieces = [b"" if types[i] == 3 else piece for i, piece in enumerate(pieces)]  # mute control
-        special = {text: i for i, text in enumerate(texts) if types[i] in (2, 3, 4)}
-        bos, eos = (range(len(texts)).index(meta[f"{name}_token_id"]) for name in ("bos", "eos"))
-        prefix, template = " " * bool(meta["add_space_prefix"]), str(meta.get("chat_template", ""))
-        return Tokenizer(pieces, [*map(float, meta["scores"])], special, bos, eos, prefix, template)
-
-
-def read_gguf(buffer):
-    """A GGUF of architecture llama: the rows of its wq and wk are in llama2.c's order."""
-    file, weights = GGUF(buffer), Weights(layers=[])
-    c = file.config(file.infos["token_embd.weight"][0][0])
-    weights.tok_emb = file.tensor("token_embd", c.vocab_size, c.dim)
-    weights.final_norm = file.tensor("output_norm", c.dim)
-    tied = "output.weight" not in file.infos
-    weights.wcls = weights.tok_emb if tied else file.tensor("output", c.vocab_size, c.dim)
-    for i in progress(range(c.n_layers), "converting the weights"):
-        weights.layers.append(layer := Weights())
-        for name, theirs in zip(LAYER, GGUF_LAYER.split(), strict=True):
-            setattr(layer, name, file.tensor(f"blk.{i}.{theirs}", *c.shapes.get(name, (c.dim,))))
-    if file.infos:
-        raise ModelError(f"tensor {min(file.infos)!r:.60} does not belong in a Llama of this shape")
-    return c, weights, "GGUF, " + ", ".join(sorted(file.types)), file.tokenizer()
-
-
-def read_model(buffer):
-    """Recognize a model by its first bytes: -> Config, Weights, format, its Tokenizer or None."""
-    if (magic := bytes(buffer[:4])) == b"PK\3\4":
-        raise ModelError("this is a zip or PyTorch file: export it for llama2.c or as GGUF")
-    try:
-        return (read_gguf if magic == b"GGUF" else read_llama2c)(buffer)
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"its metadata is incomplete or damaged: {str(error)[:80]}") from None
-
-
-def open_buffer(path):  # memory-mapped: nothing is read before it is used
+def open_buffer(path: Any) -> memoryview:
+    """Map a file into memory: nothing is read before it is used. ModelError says why not."""
     try:
         with open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: it is empty
-        raise ModelError(getattr(error, "strerror", "") or f"{error}") from None
+        raise ModelError(getattr(error, "strerror", None) or str(error)) from None
 
 
-def extra(name, otherwise=None):  # the module embed/NAME.py, which run.py lacks when it is alone
+def read_model(buffer: Any) -> ModelFile:
+    """Read a model, whose first bytes tell its format. ModelError if it cannot be used."""
+    foreign = bytes(buffer[:4]) in (b"GGUF", b"PK\3\4")
+    file = engine_module("formats").read(buffer) if foreign else read_llama2c(buffer)
+    if not np.count_nonzero(file.weights.final_norm):
+        raise ModelError("its last norm is all zeros: it is damaged or was not copied whole")
+    return file
+
+
+def open_model(path: Any, tokenizer: Any = None) -> ModelFile:
+    """Read a model and, if it is named or not in the model, its tokenizer.bin beside it."""
+    where = path
     try:
-        return importlib.import_module(f"run.engine.{name}")
-    except ModuleNotFoundError:
-        if otherwise:
-            return otherwise
-        raise ModelError(f"this needs embed/engine/{name}.py beside run.py, and it is not there") from None
-
-
-def load_model(path=None, tokenizer=None, *, backend="auto", threads=0, int8=False, context=0):
-    """A Transformer from a file or what is embedded; threads, context 0: all. Raises ModelError."""
-    inside, where = path is None, "the embedded model" if path is None else f"'{path}'"
-    try:
-        files = extra("carried").find_embedded() if inside else {"model.bin": open_buffer(path)}
-        if "model.bin" not in files:
-            raise ModelError("there is none: name a model file (-h shows how)")
-        c, weights, kind, own = read_model(files["model.bin"])
-        if tokenizer or (own is None and not inside):
+        file = read_model(open_buffer(path))
+        if tokenizer or file.tokenizer is None:
             where = tokenizer or os.path.join(os.path.dirname(path), "tokenizer.bin")
             if not tokenizer and not os.path.exists(where):
                 raise ModelError("there is no tokenizer beside the model: give one with -z")
-            files["tokenizer.bin"] = open_buffer(where)
-        own = read_tokenizer(files["tokenizer.bin"]) if "tokenizer.bin" in files else own
-        if own and not len(own.pieces) == len(own.scores) == c.vocab_size > max(own.stops):
-            raise ModelError(f"{len(own.pieces)} tokens, but the model has {c.vocab_size}: fix -z")
-        if not np.count_nonzero(weights.final_norm):
-            raise ModelError("its last norm is all zeros: it is damaged or was not copied whole")
+            file.tokenizer = read_tokenizer(open_buffer(where), file.config.vocab_size)
+        return file
     except ModelError as error:
-        raise ModelError(f"{where}: {error}") from None
-    kind += extra("quantize").quantize_weights(c, weights) if int8 else ""
-    context = min(context or c.seq_len, c.seq_len)
-    try:
-        model = extra("kernel").choose(c, weights, context, threads, backend, kind)
-    except ModelError as reason:
-        if backend == "c":
-            raise
-        model = Transformer(c, weights, context, f"numpy, {reason}")
-    model.tokenizer, model.format, model.files = own, kind, files
-    return model
+        raise ModelError(f"'{where}': {error}") from None
+
+
+def load_model(
+    path: Any = None, tokenizer: Any = None, *, backend="auto", threads=0, int8=False, context=0
+) -> Transformer:
+    """Return a model that is ready to run, from a file or (None) the one in this program.
+
+    backend: "c", "numpy" or "auto"; threads: 0 for one per core; int8: round float weights;
+    context: how many tokens fit, 0 for as many as it was trained for. ModelError says why not.
+    """
+    open_file = open_model if path is not None else engine_module("carried").open_carried
+    file = open_file(path, tokenizer)
+    if int8:
+        engine_module("quantize").to_int8(file)
+    backends = engine_module("backends", required=backend == "c")
+    chosen = backends.choose(file, backend, threads) if backends else NumPyBackend(file.config)
+    longest = file.config.seq_len
+    return Transformer(file, chosen, min(context or longest, longest))
 
 
 # ------------------------------------------------------------------ the loop, the command line
-def generate(model, prompt="", steps=256, **sampling):
-    """Yield the prompt, then the text of each token, until BOS, EOS or steps tokens in all."""
-    sampler, text, tokenizer = Sampler(**sampling), text_stream(), model.tokenizer
+def generate(model: Transformer, prompt: str = "", steps: int = 256, **sampling: Any) -> Iterator:
+    """Yield the prompt, then the text of each token, until BOS, EOS or steps tokens in all.
+    sampling: temperature, topp and seed, as in Sampler."""
+    sampler = Sampler(**sampling)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
+    tokenizer = model.tokenizer
     limit = model.config.seq_len
     tokens = tokenizer.encode(prompt[: (limit + 1) * max(map(len, tokenizer.pieces))])
-    steps = min(steps, model.context) if steps > 0 else model.context
     if len(tokens) > limit:
         raise ModelError(f"the prompt has more tokens than the context, {limit:,}: cut it")
-    yield text(b"".join(map(tokenizer.decode, tokens, tokens[1 : steps + 1])))
+    steps = min(steps, model.context) if steps > 0 else model.context
+    yield printable(decoder.decode(b"".join(map(tokenizer.decode, tokens, tokens[1 : steps + 1]))))
+    cache = model.new_cache()
     for pos in range(len(tokens), steps + 1):
-        token = sampler.sample(model.forward(tokens, pos - len(tokens)))
+        token = sampler.sample(model.forward(tokens, pos - len(tokens), cache=cache))
         if token in tokenizer.stops:
             break
-        yield text(tokenizer.decode(tokens[-1], token))
+        yield printable(decoder.decode(tokenizer.decode(tokens[-1], token)))
         tokens = [token]
-    yield text(b"", final=True)
+    yield decoder.decode(b"", final=True)
 
 
-def parse_args(argv):
-    """The command line, as a namespace; a usage error is one line and exits with status 2."""
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Return the command line; a usage error is one line and exits with status 2."""
     parser = argparse.ArgumentParser("run", description="Llama 2 in one file.")
     add = parser.add_argument
     add("model", nargs="?", metavar="FILE", help="a llama2.c checkpoint or GGUF (else: embedded)")
@@ -597,19 +622,20 @@ def parse_args(argv):
     add("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin (else: in the model, beside it)")
     add("--backend", choices=("auto", "c", "numpy"), default="auto", help="C kernel or NumPy")
     add("-v", "--verbose", action="store_true", help="seed and backend on stderr")
-    parser.set_defaults(task=tell, int8=False, threads=0)
-    alone = Weights(add_to=lambda parser: [], HINT="for more options put embed/ beside run.py")
-    options = extra("options", alone)
-    end = f" ({options.HINT})\n"
-    parser.error = lambda text: parser.exit(2, "run: " + " ".join(text.split())[:500] + end)
-    args = parser.parse_args(options.add_to(parser) + argv)
-    args.loading = {k: vars(args)[k] for k in ("tokenizer", "backend", "threads", "int8")}
-    args.sampling = {k: vars(args)[k] for k in ("temperature", "topp", "seed")}
+    parser.set_defaults(task=tell, threads=0, int8=False)
+    options = engine_module("options", required=False)
+    hint = "-h lists the options" if options else "for more options put embed/ beside run.py"
+    parser.error = lambda text: parser.exit(2, f"run: {' '.join(text.split())[:500]} ({hint})\n")
+    carried = options.add_to(parser) if options else []
+    args = parser.parse_args(carried + argv)
+    args.loading = {k: getattr(args, k) for k in ("tokenizer", "backend", "threads", "int8")}
+    args.sampling = {k: getattr(args, k) for k in ("temperature", "topp", "seed")}
     args.sampling["seed"] = Sampler(**args.sampling).seed  # drawn here, so that it can be told
     return args
 
 
-def tell(args):  # print a story as it comes; then, on stderr, how fast it came
+def tell(args: argparse.Namespace) -> None:
+    """Print a story as it comes; then, on stderr, how fast it came."""
     steps = 256 if args.steps is None else args.steps
     model = load_model(args.model, context=max(0, steps), **args.loading)
     times = [time.perf_counter()]
@@ -620,31 +646,38 @@ def tell(args):  # print a story as it comes; then, on stderr, how fast it came
     if len(times) > 4:  # the start, the prompt, two tokens or more, the end
         print(f"achieved tok/s: {(len(times) - 4) / (times[-2] - times[2]):f}", file=sys.stderr)
     if args.verbose:
-        print(f"seed {args.sampling['seed']}, {model.backend}", file=sys.stderr)
+        print(f"seed {args.sampling['seed']}, {model.backend.description}", file=sys.stderr)
 
 
-def main(argv=None):
-    """The command line; returns the exit status. Every failure is one line on stderr."""
+def prepare_streams() -> None:
+    """Make the standard streams UTF-8, with the same bytes on every system."""
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (print takes None for stdout)
-    for stream, ends in (sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, "\n"):
-        if hasattr(stream, "reconfigure"):  # UTF-8 and the same bytes on every system
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
+    for stream, newline in (sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, "\n"):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline=newline)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status. Every failure is one line on stderr."""
+    prepare_streams()
     args = None
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         args = parse_args(sys.argv[1:] if argv is None else argv)
+        if args.prompt == "-" and sys.stdin is None:
+            raise ModelError("stdin is closed: give the prompt itself with -i")
         if args.prompt == "-":
-            if sys.stdin is None:
-                raise ModelError("stdin is closed: give the prompt itself with -i")
             args.prompt = sys.stdin.read(2**24).removesuffix("\n")
         return args.task(args) or 0
-    except (ModelError, OSError, MemoryError, KeyboardInterrupt) as error:
+    except (ModelError, OSError, MemoryError, ImportError, KeyboardInterrupt) as error:
         words = {KeyboardInterrupt: "interrupted", MemoryError: "out of memory: use less -n"}
         message = words.get(type(error)) or getattr(error, "strerror", None) or str(error)
-        print("run:", re.sub(CONTROL, "\ufffd", " ".join(message.split())[:500]), file=sys.stderr)
+        print("run:", printable(" ".join(message.split())[:500]), file=sys.stderr)
         if isinstance(error, OSError) and sys.stdout:  # what cannot be written goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 130 if isinstance(error, KeyboardInterrupt) else 1 if args else 2
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        return 1 if args else 2
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def worker(args):
     model = load_model(args.worker, args.tokenizer, **options)
     sampler = Sampler(0)
     token = sampler.sample(model.forward([1], 0))
-    result = {"first": time.perf_counter() - start, "backend": model.backend}
+    result = {"first": time.perf_counter() - start, "backend": model.backend.description}
     limit = min(model.context, 256)
     prompt = [3 + i % 200 for i in range(min(PROMPT, limit - 1))]
     result["prefill"] = len(prompt) / statistics.median(repeated(model.forward, prompt, args))

@@ -28,9 +28,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from support import models
-
 import run
+from support import models
 
 MEMORY = 1 << 30  # address space that an input may take on top of the interpreter's
 RESIDENT = 300 << 20  # memory that it may touch
@@ -245,13 +244,13 @@ def use(directory, kind, data, number, backend):
 def use_extras(directory, model, number):
     """A turn or two of a conversation, the perplexity of a text, the report."""
     sampler = run.Sampler(1.0, 0.9, number + 1)
-    talk = run.extra("chat").Chat(model, sampler, "Be brief.", notice=lambda text: None)
+    talk = run.engine_module("chat").Chat(model, sampler, "Be brief.", notice=lambda text: None)
     for user in ("hi", TEXT):
         "".join(itertools.islice(talk.reply(user), 40))
     (directory / "text.txt").write_text(TEXT, encoding="utf-8")
-    report = run.extra("report")
+    report = run.engine_module("report")
     report.perplexity(model, directory / "text.txt")
-    report.info(model)
+    report.info(model, directory / "model.bin", None)
 
 
 def place(error):

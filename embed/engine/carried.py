@@ -8,8 +8,9 @@ import functools
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from run import ModelError, open_buffer
+from run import ModelError, ModelFile, open_buffer, read_model, read_tokenizer
 
 from .archive import Archive, ArchiveError
 
@@ -58,3 +59,26 @@ def members(path: Path) -> dict[str, memoryview]:
             data = buffer[entry.offset : entry.offset + entry.packed]
         found[name.rpartition("/")[2]] = data
     return found
+
+
+def open_carried(path: None = None, tokenizer: Any = None) -> ModelFile:
+    """Return the carried model with its tokenizer, or with the one that is named.
+
+    ModelError if one of them is missing or cannot be used.
+    """
+    files = find_carried()
+    where = "the embedded model"
+    try:
+        if "model.bin" not in files:
+            raise ModelError("there is none: name a model file (-h shows how)")
+        file = read_model(files["model.bin"])
+        if tokenizer is not None:
+            where = f"'{tokenizer}'"
+            file.tokenizer = read_tokenizer(open_buffer(tokenizer), file.config.vocab_size)
+        elif file.tokenizer is None:
+            if "tokenizer.bin" not in files:
+                raise ModelError("it has no tokenizer: give one with -z")
+            file.tokenizer = read_tokenizer(files["tokenizer.bin"], file.config.vocab_size)
+        return file
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from None

@@ -1,11 +1,12 @@
 """A conversation with a model: templates, turns that stay in the KV cache, a context that fills."""
 
+import codecs
 import itertools
 import re
 import sys
 from typing import NamedTuple
 
-from run import text_stream
+from run import printable
 
 
 class Template(NamedTuple):
@@ -66,7 +67,9 @@ class Chat:
 
     def __init__(self, model, sampler, system="", notice=print):
         self.model, self.sampler, self.system, self.notice = model, sampler, system, notice
-        self.tokenizer, self.template = model.tokenizer, find_template(model.tokenizer.template)
+        self.tokenizer = model.tokenizer
+        self.template = find_template(model.file.template)
+        self.cache = model.new_cache()
         stop = self.tokenizer.special.get(self.template.stop)
         self.stops = self.tokenizer.stops | ({stop} - {None})
         self.turns, self.pending, self.length = [], [], 0
@@ -95,19 +98,21 @@ class Chat:
     def reply(self, user):
         """Yield the text of the reply to what the user says."""
         self.turns.append((user, reply := [], closing := []))
-        text, prev = text_stream(), None
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        prev = None
         logits = self.read(self.pending + self.render(user, first=len(self.turns) == 1))
         while logits is not None:
             token = self.sampler.sample(logits)
             if token in self.stops:
                 closing += self.closing(token)
                 break
-            yield text(self.trim(self.tokenizer.decode(prev, token), reply))
+            piece = self.trim(self.tokenizer.decode(prev, token), reply)
+            yield printable(decoder.decode(piece))
             reply.append(token)
             prev = token
             logits = self.read([token])
         self.pending = closing
-        yield text(b"", final=True)
+        yield decoder.decode(b"", final=True)
 
     @staticmethod
     def trim(piece, reply):
@@ -131,7 +136,7 @@ class Chat:
                 dropped += 1
             self.length = 0
             self.notice(f"[the context of {context} tokens is full: {dropped} old turns forgotten]")
-        logits = self.model.forward(tokens, self.length)
+        logits = self.model.forward(tokens, self.length, cache=self.cache)
         self.length += len(tokens)
         return logits
 
@@ -153,7 +158,7 @@ class Chat:
 def talk(model, system, first, sampler):
     """Read what the user says line by line, from a terminal or a pipe, and print the replies."""
     chat = Chat(model, sampler, system, lambda text: print(text, file=sys.stderr, flush=True))
-    user, own = first, model.tokenizer.template
+    user, own = first, model.file.template
     if chat.template.marker not in own and own:
         chat.notice("[the model's chat template is not known: Llama 2's is used]")
     while True:

@@ -3,10 +3,13 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from run import ModelError, Sampler, __version__, extra, load_model, tell
+from run import ModelError, Sampler, Transformer, __version__, engine_module, load_model, tell
 
-HINT = "-h lists the options"
+from . import carried
+
 EXAMPLES = """examples:
   run.py                                    the embedded model tells a story
   run.py model.bin -i "Once upon a time"    a llama2.c checkpoint goes on from a prompt
@@ -20,14 +23,16 @@ EXAMPLES = """examples:
   run.py model.bin --backend numpy          without the C kernel
   run --embed model.gguf -o myrun           a new executable with another model inside
 """
+MOST_THREADS = 1024
 
 
-def add_to(parser):
+def add_to(parser: argparse.ArgumentParser) -> list[str]:
     """Add the options and return those that an executable or zipapp has inside (args.txt).
 
     An option that is a task of its own sets args.task, a function of args.
     """
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("-j", "--threads", type=threads, default=0, help="threads (else: one per core)")
     add("-m", "--mode", choices=TASKS, default="generate", action=Mode, help="tell or talk")
@@ -37,32 +42,34 @@ def add_to(parser):
     add("--ppl", metavar="FILE", action=Named, const=perplexity, help="perplexity of a text")
     add("--embed", metavar="MODEL", action=Named, const=embed, help="a copy of this with MODEL in")
     add("-o", "--output", metavar="FILE", help="the executable that --embed writes")
-    add(
-        "--assimilate",
-        **task(assimilate),
-        help="write this system's program out of a universal file",
-    )
+    only = "write this system's program out of a universal file"
+    add("--assimilate", **task(assimilate), help=only)
     add("--version", action="version", version=f"run {__version__}")
-    inside = extra("carried").find_embedded().get("args.txt", b"")
-    return shlex.split(bytes(inside).decode())
+    return carried_options()
 
 
-def threads(text):
-    """A number of threads, for argparse."""
-    if not text.isdecimal() or int(text) > 1024:
-        raise argparse.ArgumentTypeError(f"{text!r:.40} is not from 0 (all cores) to 1024")
+def carried_options() -> list[str]:
+    """Return the options that this program carries."""
+    return shlex.split(bytes(carried.find_carried().get("args.txt", b"")).decode())
+
+
+def threads(text: str) -> int:
+    """Return a number of threads, for argparse."""
+    if not text.isdecimal() or int(text) > MOST_THREADS:
+        limits = f"from 0 (all cores) to {MOST_THREADS}"
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not {limits}")
     return int(text)
 
 
-def task(function):
-    """What makes an option of argparse stand for a task."""
+def task(function: Callable) -> dict[str, Any]:
+    """Return what makes an option of argparse stand for a task."""
     return {"dest": "task", "action": "store_const", "const": function}
 
 
 class Named(argparse.Action):
     """Stores the option's value and makes its function the task."""
 
-    def __call__(self, parser, args, value, option=None):
+    def __call__(self, parser: Any, args: Any, value: Any, option: Any = None) -> None:
         setattr(args, self.dest, value)
         args.task = self.const
 
@@ -70,45 +77,47 @@ class Named(argparse.Action):
 class Mode(argparse.Action):
     """Stores the mode and makes its function the task."""
 
-    def __call__(self, parser, args, value, option=None):
-        args.mode, args.task = value, TASKS[value]
+    def __call__(self, parser: Any, args: Any, value: Any, option: Any = None) -> None:
+        args.mode = value
+        args.task = TASKS[value]
 
 
-def load(args):
-    """The model, with the whole context if -n does not say less."""
+def load(args: argparse.Namespace) -> Transformer:
+    """Return the model, with the whole context if -n does not say less."""
     return load_model(args.model, context=max(0, args.steps or 0), **args.loading)
 
 
-def chat(args):
+# Each task imports what it needs when it is asked for: a story needs none of it.
+def chat(args: argparse.Namespace) -> None:
     """Talk until the input ends."""
     model = load(args)
-    extra("chat").talk(model, args.system_prompt, args.prompt, Sampler(**args.sampling))
+    talk = engine_module("chat").talk
+    talk(model, args.system_prompt, args.prompt, Sampler(**args.sampling))
 
 
-def info(args):
+def info(args: argparse.Namespace) -> None:
     """Print what the model is."""
-    print(extra("report").info(load(args)))
+    model = load(args)
+    print(engine_module("report").info(model, args.model, args.tokenizer))
 
 
-def perplexity(args):
+def perplexity(args: argparse.Namespace) -> None:
     """Print how well the model knows a text."""
-    print(extra("report").perplexity(load(args), args.ppl))
+    model = load(args)
+    print(engine_module("report").perplexity(model, args.ppl))
 
 
-def embed(args):
+def embed(args: argparse.Namespace) -> None:
     """Write an executable with another model inside."""
     if not args.output:
         raise ModelError("--embed needs -o FILE, the executable to write")
-    print(extra("programs").embed(args.embed, args.tokenizer, args.output), file=sys.stderr)
+    said = engine_module("programs").embed(args.embed, args.tokenizer, args.output)
+    print(said, file=sys.stderr)
 
 
-def assimilate(args):
+def assimilate(args: argparse.Namespace) -> None:
     """Write the program that a universal file starts on this system as a file of its own."""
-    universal = extra("universal")
-    try:
-        print(universal.assimilate(args.output), file=sys.stderr)
-    except universal.pack.PackError as error:
-        raise ModelError(str(error)) from None
+    print(engine_module("programs").assimilate(args.output), file=sys.stderr)
 
 
 TASKS = {"generate": tell, "chat": chat}

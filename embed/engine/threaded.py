@@ -1,4 +1,4 @@
-"""NumPy on all cores: a token times a large float32 matrix, its rows shared out among threads.
+"""NumPy on all cores: a token times a large matrix, its rows shared out among threads.
 
 A dot product per row reads memory about twice as fast as OpenBLAS's matrix-vector product, but on
 one core. NumPy lets go of Python's lock while it computes, so plain threads do.
@@ -7,47 +7,88 @@ one core. NumPy lets go of Python's lock while it computes, so plain threads do.
 import queue
 import threading
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from run import ROW_BY_ROW, QuantizedTensor, Transformer, matmul
+from run import Config, NumPyBackend, QuantizedTensor, matmul
+
+from .blocks import BlockTensor
+
+ROW_BY_ROW_MIN = 2**16  # weights of a matrix that no cache holds: a dot product a row is faster
+SHARED_MIN = 2**20  # weights that are worth a second thread
+DECODED = 2**16  # weights of blocks that are made float32 at a time: they stay in a cache
 
 
 class Team:
-    """Threads that wait for jobs, (the arguments of np.matmul, where to say that it is done)."""
+    """Threads that wait for jobs: (a function, its arguments, where to say that it is done)."""
 
-    def __init__(self, size):
-        self.size, self.jobs = size, queue.SimpleQueue()
+    def __init__(self, size: int):
+        self.size = size
+        self.jobs: queue.SimpleQueue = queue.SimpleQueue()
         for _ in range(size - 1):  # the caller works too
             threading.Thread(target=work, args=[self.jobs], daemon=True).start()
             weakref.finalize(self, self.jobs.put, None)
 
-    def matmul(self, w, x):  # (out, in), (T, in) -> (T, out), as run.matmul
-        """A share of the rows for each thread, if it is one token and a large matrix."""
-        if len(x) > 1 or isinstance(w, QuantizedTensor) or w.size < ROW_BY_ROW.stop:
-            return matmul(w, x)
-        y, share = np.empty((len(w), 1, 1), np.float32), -(-len(w) // self.size)
-        jobs = [(w[i : i + share, None], x.T, y[i : i + share]) for i in range(0, len(w), share)]
-        done = queue.SimpleQueue()  # a new one: what a Ctrl-C left behind is nobody's
-        for job in jobs[1:]:
-            self.jobs.put((job, done))
-        np.matmul(*jobs[0])
-        for _ in jobs[1:]:
+    def share(self, function: Callable, rows: int) -> None:
+        """Call function(start, stop) for the rows, a share for each thread, and wait for all."""
+        size = -(-rows // self.size)
+        starts = range(0, rows, size)
+        done: queue.SimpleQueue = queue.SimpleQueue()  # new: what a Ctrl-C left is nobody's
+        for start in starts[1:]:
+            self.jobs.put((function, (start, min(start + size, rows)), done))
+        function(0, min(size, rows))
+        for _ in starts[1:]:
             done.get()
-        return y.reshape(1, -1)
 
 
 @np.errstate(all="ignore")  # as in Transformer.forward: every thread has its own
-def work(jobs):
+def work(jobs: queue.SimpleQueue) -> None:
     """Do what comes, until None comes: the team is gone."""
-    for job, done in iter(jobs.get, None):
-        np.matmul(*job)
+    for function, arguments, done in iter(jobs.get, None):
+        function(*arguments)
         done.put(None)
 
 
-class Threaded(Transformer):
-    """A Transformer in NumPy whose large products run on several threads."""
+class Threaded(NumPyBackend):
+    """Plain NumPy, with the products of large matrices on several threads."""
 
-    def __init__(self, config, weights, context, backend, threads):
-        super().__init__(config, weights, context, backend)
-        self.matmul = Team(threads).matmul
+    def __init__(self, config: Config, description: str, threads: int):
+        super().__init__(config, description)
+        self.team = Team(threads)
+
+    def matmul(self, w: Any, x: np.ndarray) -> np.ndarray:
+        """Return x (T, in) times w (out, in) transposed, (T, out), as run.matmul."""
+        if isinstance(w, BlockTensor):
+            return self.block_matmul(w, x)
+        if isinstance(w, QuantizedTensor) or len(x) > 1 or w.size < ROW_BY_ROW_MIN:
+            return matmul(w, x)
+        y = np.empty((len(w), 1, 1), np.float32)
+
+        def some_rows(start: int, stop: int) -> None:
+            np.matmul(w[start:stop, None], x.T, out=y[start:stop])
+
+        self.share(some_rows, w)
+        return y.reshape(1, -1)
+
+    def block_matmul(self, w: BlockTensor, x: np.ndarray) -> np.ndarray:
+        """Return the product with a matrix in blocks, which become float32 a few at a time."""
+        y = np.empty((len(x), w.shape[0]), np.float32)
+        step = max(1, DECODED // w.shape[1])
+
+        def some_rows(start: int, stop: int) -> None:
+            for i in range(start, stop, step):
+                end = min(i + step, stop)
+                np.matmul(x, w[i:end].T, out=y[:, i:end])
+
+        self.share(some_rows, w)
+        return y
+
+    def share(self, some_rows: Callable, w: Any) -> None:
+        """Compute all rows of w: on the team if they are many, else here."""
+        rows, n = w.shape
+        if rows * n < SHARED_MIN:
+            some_rows(0, rows)
+        else:
+            self.team.share(some_rows, rows)

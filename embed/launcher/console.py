@@ -1,7 +1,7 @@
-"""On Windows: keeps the window of a program that was started by a double click.
+"""On Windows: keep the window of a program that was started by a double click.
 
 Explorer opens a console for the program alone and closes it with the program, before anybody has
-read the story. assemble.py and build.py make this a run-time hook of programs for Windows.
+read the story. Packing makes this a run-time hook of programs for Windows.
 """
 
 import atexit
@@ -10,7 +10,7 @@ import sys
 
 
 def is_alone():
-    """Whether the console was opened for this program: no shell is attached to it.
+    """Tell whether the console was opened for this program: no shell is attached to it.
 
     PyInstaller's bootloader is a second process of ours. Under wine a Unix terminal looks the same.
     """
@@ -20,6 +20,7 @@ def is_alone():
 
 
 def wait():
+    """Keep the window until somebody has read what is in it."""
     print("\nPress Enter to close this window.", end="", flush=True)
     sys.stdin.readline()
 

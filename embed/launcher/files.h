@@ -50,8 +50,9 @@ static int create_in_memory(File *f) {
     return 0;
 }
 
+/* Not where a name would be taken apart: by LD_PRELOAD (space, colon), or by boot.py's table. */
 static int create_in(File *f, const char *directory) {
-    if (!directory || strpbrk(directory, " :\t\n")) return 0; /* they separate */
+    if (!directory || strpbrk(directory, " :\t\n")) return 0;
     int n = snprintf(f->path, sizeof f->path, "%s/run-XXXXXX", directory);
     if (n >= (int)sizeof f->path || (f->fd = mkstemp(f->path)) < 0) return 0;
     if (can_hold_code(f->fd)) return 1;

@@ -1,4 +1,4 @@
-/* A Python that is linked into a program (python-build-standalone) instead of a shared library.
+/* A Python that is linked into a program, as cx_Freeze's is, and not a shared library.
 
    Only the kernel can start a program. So the launcher starts it with itself preloaded, built as
    a shared library (launcher.so, -DPRELOADED=1), and there takes the place of the program's

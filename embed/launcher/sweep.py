@@ -1,7 +1,7 @@
-"""Removes what killed runs left behind, where the program is PyInstaller's own bootloader.
+"""Remove what killed runs left behind, where the program is PyInstaller's own bootloader.
 
 That unpacks into a directory _MEI<process><random> and deletes it at the end, unless it is killed.
-build.py makes this a run-time hook of such programs: it runs before run.py.
+Packing makes this a run-time hook of such programs: it runs before run.py.
 """
 
 import os
@@ -14,7 +14,7 @@ AGE = 10  # seconds; a younger directory may be in the middle of its extraction
 
 
 def sweep(own):
-    """Removes directories beside `own` that have its contents and whose process is gone."""
+    """Remove directories beside `own` that have its contents and whose process is gone."""
     names = sorted(os.listdir(own))
     for place in Path(own).parent.glob("_MEI*"):
         try:
@@ -30,11 +30,15 @@ def sweep(own):
 
 
 def is_running(name):
-    """Whether the process that made _MEI<process, 8 hexadecimal digits><random> is there."""
+    """Tell whether the process that made _MEI<process, 8 hexadecimal digits><random> is there."""
     try:
-        return os.name == "posix" and (os.kill(int(name[4:12], 16), 0) or True)
+        process = int(name[4:12], 16)
+        if os.name != "posix":
+            return False  # there the renaming is refused
+        os.kill(process, 0)
     except (ProcessLookupError, ValueError):
         return False
+    return True
 
 
 if hasattr(sys, "_MEIPASS"):

@@ -6,12 +6,20 @@ import struct
 import sys
 import tracemalloc
 
-from support import models
 import numpy as np
 import pytest
-from support.cli import ROOT, VOCAB, assert_one_line_error, peak_memory, run_cli, run_shell, write_files
 
 import run
+from support import models
+from support.cli import (
+    ROOT,
+    VOCAB,
+    assert_one_line_error,
+    peak_memory,
+    run_cli,
+    run_shell,
+    write_files,
+)
 
 MEMORY = 1 << 30  # address space for Python, NumPy and a tiny model: a huge allocation fails
 TOKENIZER = models.write_tokenizer(VOCAB)
@@ -36,8 +44,8 @@ FILES = make_files()
 
 def load(data):
     """What load_model does with the bytes; the message if it refuses them."""
-    config, weights, _, tokenizer = run.read_model(data)
-    return run.Transformer(config, weights, config.seq_len), tokenizer
+    file = run.read_model(data)
+    return run.Transformer(file, run.NumPyBackend(file.config), file.config.seq_len), file.tokenizer
 
 
 def refuse(data, *words):
@@ -282,12 +290,28 @@ def test_missing_tensors_are_named(name):
     refuse(gguf(drop=name), name.removesuffix(".weight"))
 
 
-@pytest.mark.parametrize("number", [3, 6, 7, 10, 11, 15, 16, 24, 29, 31, 4, 99, 2**32 - 1])
-def test_tensor_types_that_are_not_supported(number):
-    def retype(name, shape, kind, raw):
-        return name, shape, number if name == "blk.0.attn_q.weight" else kind, raw
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (24, "I8"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (39, "MXFP4"),
+        (31, "31"),
+        (4, "4"),
+        (99, "99"),
+        (2**32 - 1, "4294967295"),
+    ],
+)
+def test_tensor_types_that_are_not_supported(number, name):
+    def retype(tensor, shape, kind, raw):
+        return tensor, shape, number if tensor == "blk.0.attn_q.weight" else kind, raw
 
-    refuse(gguf(retype=retype), "blk.0.attn_q", number if number > 99 else "")
+    refuse(gguf(retype=retype), "blk.0.attn_q", f"has type {name}:")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ import sys
 import termios
 import time
 
-from support import models
 import pytest
-from support import reference
-from support.cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
 
 import run
+from support import models, reference
+from support.cli import CLEAN, ROOT, VOCAB, assert_one_line_error, run_cli, run_shell, write_files
 
 EOS = 2
 ID = VOCAB.id

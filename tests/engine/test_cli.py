@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from support import models
 import numpy as np
 import pytest
-from support import reference
+
+import run
+from support import models, reference
 from support.cli import (
     CLEAN,
     ROOT,
@@ -26,8 +27,6 @@ from support.cli import (
     run_shell,
     write_files,
 )
-
-import run
 
 FLAGS = """-t -p -s -n -i -z -m -y -j -v -h --temperature --top-p --seed --steps --prompt
 --tokenizer --mode --system-prompt --info --ppl --int8 --backend --threads --version"""

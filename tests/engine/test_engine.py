@@ -2,21 +2,22 @@
 
 import ctypes
 import gc
+import itertools
 import math
 import platform
 import queue
 import threading
+from concurrent import futures
 
-from support import models
 import numpy as np
 import pytest
-from support import reference
-from support.cli import VOCAB, assert_close, missing_kernel, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
-from run.engine import exact as in_order, threaded
+from run.engine import blocks, exact, merge, threaded
+from support import models, reference
+from support.cli import VOCAB, assert_close, missing_kernel, write_files
 
 FLOAT32 = 2e-5  # of the largest logit: float32 sums over at most 512 products and 3 layers
 INT8 = 5e-2  # an activation that rounds the other way moves a logit by about 1/127 of a product
@@ -261,7 +262,7 @@ def test_products_in_order(n, m, k, o):
         total = np.zeros((n, m, o), np.float32)
         for i in range(k):
             total += a[:, :, i, None] * b[:, None, i]
-        got = in_order.product(a, b)
+        got = exact.product(a, b)
         assert got.dtype == np.float32
         assert (got == total).all()
         assert_close(np.matmul(a, b), got, 1e-6 * k)
@@ -275,7 +276,7 @@ def test_rope_in_order():
         v0, v1 = x[t, head, 2 * i : 2 * i + 2]
         cos, sin = table[t, 0, i].real, table[t, 0, i].imag
         expected[t, head, 2 * i : 2 * i + 2] = v0 * cos - v1 * sin, v0 * sin + v1 * cos
-    assert (in_order.apply_rope(x, table) == expected).all()
+    assert (exact.apply_rope(x, table) == expected).all()
     assert_close(run.apply_rope(x, table), expected, 1e-6)
 
 
@@ -293,18 +294,18 @@ def c_library():
 def test_exponentials_are_those_of_the_c_library():
     libm, x = c_library(), noise(40_000) * 8
     want = np.array([libm.expf(value) for value in x.tolist()], np.float32)
-    assert (in_order.expf(x) == want).all()
-    assert in_order.expf(np.array([np.nan, -np.inf, 0, -200], np.float32))[1:].tolist() == [0, 1, 0]
+    assert (exact.expf(x) == want).all()
+    assert exact.expf(np.array([np.nan, -np.inf, 0, -200], np.float32))[1:].tolist() == [0, 1, 0]
     rows = noise(3, 2, 50) * 5
-    assert_close(run.softmax(rows.copy()), in_order.softmax(rows), 1e-6)
-    assert_close(run.silu(rows), in_order.silu(rows), 1e-6)
+    assert_close(run.softmax(rows.copy()), exact.softmax(rows), 1e-6)
+    assert_close(run.silu(rows), exact.silu(rows), 1e-6)
 
 
 @pytest.mark.parametrize("head_size", [2, 8, 32, 48, 128])
 def test_turns_are_those_of_the_c_library(head_size):
     """The table as run.c computes it at each position: powf, a float product, cosf and sinf."""
     libm, config = c_library(), run.Config(head_size, 8, 1, 1, 1, 9, 2048)
-    table = in_order.InOrder.rope_table(config, 0, 600)
+    table = exact.Exact.rope_table(config, 0, 600)
     for i in range(head_size // 2):
         part = np.float32(2 * i) / np.float32(head_size)
         frequency = np.float32(1) / np.float32(libm.powf(10000.0, part))
@@ -316,38 +317,75 @@ def test_turns_are_those_of_the_c_library(head_size):
     assert_close(plain.view(np.float32), table.view(np.float32), 1e-6)
 
 
+def threads_backend(threads):
+    return threaded.Threaded(run.Config(64, 96, 1, 4, 2, 40, 8), "numpy, in a test", threads)
+
+
 @pytest.mark.parametrize("out", [1, 3, 64, 257, 1021])
 @pytest.mark.parametrize("n", [2, 63, 64, 260, 1031])
-def test_matmul_of_every_size(monkeypatch, out, n):
+def test_matmul_of_every_size(out, n):
     """Small, row by row, and large: the same product for one token or more."""
-    monkeypatch.setattr(run, "ROW_BY_ROW", range(2**16, 2**20))
     w, x = noise(out, n), noise(3, n, seed=1)
     want = x.astype(float) @ w.T.astype(float)
-    assert_close(run.matmul(w, x), want, 1e-5)
-    for t in range(3):
-        got = run.matmul(w, x[t : t + 1])
-        assert got.shape == (1, out) and got.dtype == np.float32
-        assert_close(got, want[t : t + 1], 1e-5)
-    assert 257 * 260 in run.ROW_BY_ROW and 257 * 64 not in run.ROW_BY_ROW
+    for matmul in run.matmul, threads_backend(2).matmul:
+        assert_close(matmul(w, x), want, 1e-5)
+        for t in range(3):
+            got = matmul(w, x[t : t + 1])
+            assert got.shape == (1, out) and got.dtype == np.float32
+            assert_close(got, want[t : t + 1], 1e-5)
+    assert 257 * 64 < threaded.ROW_BY_ROW_MIN < 257 * 260 < threaded.SHARED_MIN < 1021 * 1031
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize(("out", "n"), [(1025, 1024), (5, 300_000), (2, 600_000), (1, 1_100_000)])
 def test_matmul_on_threads(threads, out, n):
     """Every row once, whatever the number of threads; small ones and batches as run.matmul does."""
-    w, team = noise(out, n), threaded.Team(threads)
+    w, backend = noise(out, n), threads_backend(threads)
     for rows in (1, 2):
         x = noise(rows, n, seed=rows)
-        assert_close(team.matmul(w, x), x.astype(float) @ w.T.astype(float), 1e-4)
+        assert_close(backend.matmul(w, x), x.astype(float) @ w.T.astype(float), 1e-4)
     small = w[:, :7].copy()
-    assert (team.matmul(small, x[:1, :7]) == run.matmul(small, x[:1, :7])).all()
+    assert (backend.matmul(small, x[:1, :7]) == run.matmul(small, x[:1, :7])).all()
+
+
+@pytest.mark.parametrize("kind", blocks.TYPES.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize(("out", "n", "threads"), [(3, 256, 1), (70, 512, 2), (600, 2048, 3)])
+def test_matmul_of_blocks(kind, out, n, threads):
+    """A matrix in a GGUF's blocks is read a few rows at a time, for one token or more."""
+    random = np.random.default_rng(out)
+    raw = random.integers(0, 256, (out, n // kind.weights * kind.layout.itemsize), np.uint8)
+    data = raw.view(kind.layout).copy()
+    for field in {"d", "m", "dmin"} & set(data.dtype.names or ()):
+        data[field] = random.normal(size=data.shape)
+    if kind.layout.names is None:
+        data = random.normal(size=(out, n)).astype("<f4").view("<u2")[:, 1::2].copy()
+        data = data if kind.name == "BF16" else data.view("u2").astype(kind.layout)
+    w, x = blocks.BlockTensor(kind, data), noise(3, n, seed=1)
+    want = x.astype(float) @ w[:].T.astype(float)
+    backend = threads_backend(threads)
+    assert_close(backend.matmul(w, x), want, 1e-4)
+    assert_close(backend.matmul(w, x[:1]), want[:1], 1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=st.text(max_size=80), seed=st.integers(0, 5))
+def test_fast_merging_equals_the_simple_one(text, seed):
+    """The heap of embed/engine/merge.py makes the tokens of Tokenizer.merge."""
+    tokenizer = run.read_tokenizer(models.write_tokenizer(VOCAB))
+    random = np.random.RandomState(seed)
+    tokenizer.scores = random.randint(-9, 0, len(tokenizer.scores)).astype(float).tolist()
+    known = list(tokenizer.ids)
+    text += b"".join(known[i] for i in random.randint(0, len(known), 9)).decode("utf-8", "replace")
+    tokens = [tokenizer.byte_ids[byte] for byte in text.encode()[:5]]
+    tokens += [tokenizer.ids.get(char.encode(), 3) for char in text]
+    assert merge.merge(tokenizer, tokens) == tokenizer.merge(list(tokens))
 
 
 def test_threads_do_not_warn_of_nan(recwarn):
     w = np.full((1025, 1024), np.inf, np.float32)
     w[::2] = -np.inf
     with np.errstate(all="ignore"):
-        assert np.isnan(threaded.Team(2).matmul(w, noise(1, 1024))).all()
+        assert np.isnan(threads_backend(2).matmul(w, noise(1, 1024))).all()
     assert not recwarn.list
 
 
@@ -364,8 +402,55 @@ def test_threads_end_with_their_model(tmp_path):
 
 def test_a_job_that_was_interrupted_disturbs_no_other():
     """Ctrl-C may end a product before its threads have: the next one waits for its own."""
-    w, x, team = noise(1025, 1024), noise(1, 1024), threaded.Team(2)
-    stale = np.empty((4000, 1, 1), np.float32), queue.SimpleQueue()
+    w, x, backend = noise(1025, 1024), noise(1, 1024), threads_backend(2)
+    stale = queue.SimpleQueue()
+    big = noise(4000, 1024)
     for _ in range(20):
-        team.jobs.put(((noise(4000, 1, 1024), x.T, stale[0]), stale[1]))
-    assert_close(team.matmul(w, x), x.astype(float) @ w.T.astype(float), 1e-4)
+        backend.team.jobs.put((np.matmul, (big, x.T), stale))
+    assert_close(backend.matmul(w, x), x.astype(float) @ w.T.astype(float), 1e-4)
+
+
+# --------------------------------------------------------------------- several texts of one model
+def test_texts_that_take_turns_are_each_right(tmp_path, backend):
+    """Two generators of one model, a token each in turn: neither disturbs the other."""
+    engine = load(tmp_path, models.build("gqa", vocab=VOCAB), backend)
+    prompts = "Once upon a time", "The dog sat"
+    alone = ["".join(run.generate(engine, p, steps=60, seed=3)) for p in prompts]
+    both = [run.generate(engine, p, steps=60, seed=3) for p in prompts]
+    texts = ["", ""]
+    for pieces in itertools.zip_longest(*both, fillvalue=""):
+        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    assert texts == alone
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_texts_in_two_threads_are_each_right(tmp_path, backend, int8):
+    engine = load(tmp_path, models.build("blocks", vocab=VOCAB), backend, int8=int8, threads=2)
+    prompts = "Once upon a time", "The dog sat", "A", ""
+
+    def tell(prompt):
+        return list(run.generate(engine, prompt, steps=80, seed=5))
+
+    alone = list(map(tell, prompts))
+    with futures.ThreadPoolExecutor(len(prompts)) as pool:
+        for _ in range(5):
+            assert list(pool.map(tell, prompts)) == alone
+
+
+def test_weights_are_never_changed(tmp_path, backend):
+    path = write_files(tmp_path, models.write_v2(models.build("gqa", vocab=VOCAB), 32)[0])
+    engine = run.load_model(path, backend=backend)
+    before = [vars(layer).copy() for layer in engine.weights.layers]
+    list(run.generate(engine, "Once", steps=50, seed=1))
+    assert [vars(layer) for layer in engine.weights.layers] == before
+
+
+def test_a_cache_of_one_s_own(tmp_path, backend):
+    engine = load(tmp_path, models.build("gqa"), backend)
+    tokens = tokens_for(models.build("gqa"), 20)
+    want = engine.forward(tokens, 0).copy()
+    mine = engine.new_cache()
+    engine.forward(tokens[:9], 0, cache=mine)
+    engine.forward(tokens[::-1], 0)
+    assert_close(engine.forward(tokens[9:], 9, cache=mine), want, FLOAT32)
+    assert_close(engine.forward(tuple(tokens), 0), want, FLOAT32)

@@ -1,13 +1,13 @@
 """generate(): what run.c prints, as str pieces; where it stops; what it makes of bytes."""
 
-from support import models
 import numpy as np
 import pytest
-from support.cli import VOCAB, run_cli, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
+from support import models
+from support.cli import VOCAB, run_cli, write_files
 
 BYTE = 3  # id of <0x00>
 

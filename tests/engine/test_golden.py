@@ -4,10 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from support import models
 import pytest
-from support.cli import ROOT, SHARED, VOCAB, run_cli
+
 from golden import make
+from support import models
+from support.cli import ROOT, SHARED, VOCAB, run_cli
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -4,12 +4,13 @@ import io
 import subprocess
 import sys
 
-from support import models
 import numpy as np
 import pytest
-from support.cli import CLEAN, ROOT, VOCAB, write_files
 
 import run
+from run.engine import progress
+from support import models
+from support.cli import CLEAN, ROOT, VOCAB, write_files
 
 
 def python(code, cwd=ROOT):
@@ -56,8 +57,8 @@ def test_paths_may_be_str_or_path(tmp_path):
 def test_what_a_model_tells(tmp_path):
     engine = run.load_model(write_files(tmp_path, models.build("gqa")), backend="numpy")
     assert engine.config.dim == 64 and engine.config.kv_dim == 16 and engine.config.head_size == 8
-    assert "v0" in engine.format
-    assert engine.backend.startswith("numpy")
+    assert "v0" in engine.file.format
+    assert engine.backend.description.startswith("numpy")
     assert engine.weights.layers[0].wq.shape == (64, 64)
 
 
@@ -121,7 +122,7 @@ class Screen(io.StringIO):
 @pytest.mark.parametrize("seconds", [0.01, 0.9])
 def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch, terminal, seconds):
     clock, screen = iter(np.arange(0, 100, seconds).tolist()), Screen(terminal)
-    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr("sys.stderr", screen)
-    assert list(run.progress(list("abcdef"), "reading")) == list("abcdef")
+    assert list(progress.shown(list("abcdef"), "reading")) == list("abcdef")
     assert ("reading" in screen.getvalue()) == (terminal and seconds > 0.5)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import reference
-from golden import make
 
 import run
+from golden import make
+from support import reference
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "samples.jsonl"
 CASES = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]

@@ -5,15 +5,14 @@ import json
 import random as stdlib_random
 from pathlib import Path
 
-from support import models
 import pytest
-from support import reference
 import sentencepiece
-from support.cli import SHARED, VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
+from support import models, reference
+from support.cli import SHARED, VOCAB
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokens.jsonl"
 LINES = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
@@ -24,7 +23,7 @@ def from_gguf(vocab, **keys):
     """The Tokenizer of a GGUF file that holds this vocabulary."""
     model = models.build("mha", vocab_size=len(vocab))
     extra = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
-    return run.read_model(models.write_gguf(model, vocab=vocab, extra=extra)[0])[3]
+    return run.read_model(models.write_gguf(model, vocab=vocab, extra=extra)[0]).tokenizer
 
 
 TINY_GGUF = from_gguf(VOCAB)

@@ -1,7 +1,7 @@
-/* Checks kernels.c against plain loops in double, without Python: under sanitizers and emulators.
+/* Checks the kernel against plain loops in double, without Python: under sanitizers and emulators.
  * Prints the instruction set and the number of checks; exits with 1 at the first wrong number.
  *
- *   cc -g -fsanitize=address,undefined tests/check_kernels.c -pthread -o check && ./check
+ *   cc -g -fsanitize=address,undefined tests/kernels/check_kernels.c -pthread -o check && ./check
  */
 #include "../../embed/kernels/kernel.c"
 
@@ -50,6 +50,7 @@ typedef struct {
 
 static Matrix matrix(int out, int in, int group) {
     Matrix m = {.w = {.out = out, .in = in, .group = group}};
+    m.w.type = group ? TYPE_INT8 : TYPE_FLOAT32;
     m.values = malloc((size_t)out * (size_t)in * sizeof(double));
     if (group == 0) {
         float *data = m.data = floats((int64_t)out * in, 1);
@@ -65,15 +66,16 @@ static Matrix matrix(int out, int in, int group) {
         q[i] = (int8_t)(below(255) - 127);
         m.values[i] = (double)q[i] * scales[i / in * n + i % in / group];
     }
-    m.data = malloc((size_t)packed_bytes(out, in, group));
-    m.scales = floats(packed_scales(out, in, group), 0);
-    pack(q, scales, out, in, group, m.data, m.scales);
+    m.data = malloc((size_t)packed_bytes(TYPE_INT8, out, in, group));
+    m.scales = floats(packed_scales(TYPE_INT8, out, in, group), 0);
+    pack_int8(q, scales, out, in, group, m.data, m.scales);
     m.w.data = m.data;
     m.w.scales = m.scales;
     float *row = floats(in, 0);
     for (int o = 0; o < out; o++) {
         unpack_row(&m.w, o, row);
-        for (int i = 0; i < in; i++) expect(row[i], m.values[(int64_t)o * in + i], 1e-7, "an unpacked weight");
+        for (int i = 0; i < in; i++)
+            expect(row[i], m.values[(int64_t)o * in + i], 1e-7, "an unpacked weight");
     }
     free(row);
     free(q);
@@ -94,7 +96,9 @@ static void product_reference(const Matrix *m, const double *x, double *y) {
     for (int from = 0; from < in; from += group) {
         int end = smaller(from + group, in);
         float peak = 0;
-        for (int i = from; i < end; i++) peak = (float)(x[i] < 0 ? -x[i] : x[i]) > peak ? (float)(x[i] < 0 ? -x[i] : x[i]) : peak;
+        for (int i = from; i < end; i++)
+            peak =
+                (float)(x[i] < 0 ? -x[i] : x[i]) > peak ? (float)(x[i] < 0 ? -x[i] : x[i]) : peak;
         float scale = peak / 127.0f;
         for (int i = from; i < end; i++) {
             float v = scale > 0 ? (float)x[i] / scale : 0;
@@ -115,24 +119,27 @@ static void check_matmul(void *pool, int out, int in, int group, int rows) {
     Matrix m = matrix(out, in, group);
     float *x = floats((int64_t)rows * in, 1), *y = floats((int64_t)rows * out, 0);
     float *scratch = floats(activation_floats(rows, in), 0);
-    double *one = malloc((size_t)in * sizeof(double)), *wanted = malloc((size_t)out * sizeof(double));
+    double *one = malloc((size_t)in * sizeof(double)),
+           *wanted = malloc((size_t)out * sizeof(double));
     matmul(pool, &m.w, x, rows, y, scratch);
     for (int row = 0; row < rows; row++) {
         for (int i = 0; i < in; i++) one[i] = x[row * in + i];
         product_reference(&m, one, wanted);
-        for (int o = 0; o < out; o++) expect(y[row * out + o], wanted[o], 2e-6 * in + 1e-6, "a product");
+        for (int o = 0; o < out; o++)
+            expect(y[row * out + o], wanted[o], 2e-6 * in + 1e-6, "a product");
     }
     drop(&m);
     free(x), free(y), free(scratch), free(one), free(wanted);
 }
 
-/* --- one layer ----------------------------------------------------------------------------------- */
+/* ---- one layer */
 
-enum { CONTEXT = 23, MATRICES = 7 };
+enum { CONTEXT = 23, MATRICES = 7, LAYERS = 3 };
 
 typedef struct {
     Model model;
-    Layer layer;
+    Layer layer; /* the second of LAYERS in the caches */
+    Cache cache;
     Matrix w[MATRICES]; /* wq wk wv wo w1 w2 w3 */
     double *keys, *values;
 } Network;
@@ -141,13 +148,14 @@ static void normalise(const Network *n, const float *weight, const double *x, do
     double squares = 0;
     int dim = n->model.dim;
     for (int i = 0; i < dim; i++) squares += x[i] * x[i];
-    for (int i = 0; i < dim; i++) y[i] = (float)(weight[i] * x[i] / sqrt_reference(squares / dim + n->model.eps));
+    for (int i = 0; i < dim; i++)
+        y[i] = (float)(weight[i] * x[i] / sqrt_reference(squares / dim + n->model.eps));
 }
 
 static void rotate_reference(const Network *n, double *x, int heads, int pos) {
     int size = n->model.head_size;
     for (int i = 0; i < heads * size; i += 2) {
-        const float *angle = n->model.rope + (int64_t)pos * size + i % size;
+        const float *angle = n->cache.rope + (int64_t)pos * size + i % size;
         double a = x[i], b = x[i + 1];
         x[i] = a * angle[0] - b * angle[1];
         x[i + 1] = a * angle[1] + b * angle[0];
@@ -168,12 +176,14 @@ static void attention_reference(Network *n, double *x, int pos) {
         double total = 0;
         for (int t = 0; t <= pos; t++) {
             double score = 0;
-            for (int d = 0; d < size; d++) score += q[head * size + d] * n->keys[t * kv_dim + head / share * size + d];
+            for (int d = 0; d < size; d++)
+                score += q[head * size + d] * n->keys[t * kv_dim + head / share * size + d];
             total += p[t] = exp_reference(score / sqrt_reference(size));
         }
         for (int t = 0; t <= pos; t++)
             for (int d = 0; d < size; d++)
-                mixed[head * size + d] += p[t] / total * n->values[t * kv_dim + head / share * size + d];
+                mixed[head * size + d] +=
+                    p[t] / total * n->values[t * kv_dim + head / share * size + d];
     }
     for (int i = 0; i < m->n_heads * size; i++) mixed[i] = (float)mixed[i];
     product_reference(&n->w[3], mixed, out);
@@ -185,50 +195,69 @@ static void feed_forward_reference(Network *n, double *x) {
     normalise(n, n->layer.ffn_norm, x, norm);
     product_reference(&n->w[4], norm, a);
     product_reference(&n->w[6], norm, b);
-    for (int i = 0; i < n->model.hidden_dim; i++) a[i] = (float)(a[i] / (1 + exp_reference(-a[i])) * b[i]);
+    for (int i = 0; i < n->model.hidden_dim; i++)
+        a[i] = (float)(a[i] / (1 + exp_reference(-a[i])) * b[i]);
     product_reference(&n->w[5], a, out);
     for (int i = 0; i < n->model.dim; i++) x[i] += out[i];
 }
 
-/* All positions of one layer, at first `rows` at once, then one by one. Quantised numbers may round to the other side
- * of a half, so int8 is compared more loosely. */
-static void check_layer(void *pool, int heads, int kv_heads, int size, int hidden, int group, int rows) {
+/* All positions of one layer, at first `rows` at once, then one by one. Quantised numbers may round
+ * to the other side of a half, so int8 is compared more loosely. */
+static void check_layer(void *pool, int heads, int kv_heads, int size, int hidden, int group,
+                        int rows) {
     int dim = heads * size, kv_dim = kv_heads * size;
-    int shapes[MATRICES][2] = {{dim, dim}, {kv_dim, dim}, {kv_dim, dim}, {dim, dim}, {hidden, dim}, {dim, hidden}, {hidden, dim}};
-    Network n = {.model = {.pool = pool, .dim = dim, .hidden_dim = hidden, .n_heads = heads, .n_kv_heads = kv_heads,
-                           .head_size = size, .context = CONTEXT, .max_rows = rows, .eps = 1e-5f}};
-    Tensor *tensors[MATRICES] = {&n.layer.wq, &n.layer.wk, &n.layer.wv, &n.layer.wo, &n.layer.w1, &n.layer.w2, &n.layer.w3};
+    int shapes[MATRICES][2] = {{dim, dim},    {kv_dim, dim}, {kv_dim, dim}, {dim, dim},
+                               {hidden, dim}, {dim, hidden}, {hidden, dim}};
+    Network n = {.model = {.pool = pool,
+                           .dim = dim,
+                           .hidden_dim = hidden,
+                           .n_layers = LAYERS,
+                           .n_heads = heads,
+                           .n_kv_heads = kv_heads,
+                           .head_size = size,
+                           .max_rows = rows,
+                           .eps = 1e-5f},
+                 .layer = {.index = 1},
+                 .cache = {.context = CONTEXT}};
+    Tensor *tensors[MATRICES] = {&n.layer.wq, &n.layer.wk, &n.layer.wv, &n.layer.wo,
+                                 &n.layer.w1, &n.layer.w2, &n.layer.w3};
     for (int i = 0; i < MATRICES; i++) {
-        n.w[i] = matrix(shapes[i][0], shapes[i][1], i == 1 && group ? 4 : group); /* wk's groups differ */
+        n.w[i] = matrix(shapes[i][0], shapes[i][1],
+                        i == 1 && group ? 4 : group); /* wk's groups differ */
         *tensors[i] = n.w[i].w;
     }
     float *att_norm = floats(dim, 1), *ffn_norm = floats(dim, 1), *rope = floats(CONTEXT * size, 1);
-    n.layer.att_norm = att_norm, n.layer.ffn_norm = ffn_norm, n.model.rope = rope;
-    n.layer.keys = floats((int64_t)(CONTEXT + KEYS) * kv_dim, 0), n.layer.values = floats((int64_t)CONTEXT * kv_dim, 0);
-    n.model.scratch = floats(scratch_floats(&n.model), 0);
-    n.keys = calloc(CONTEXT * (size_t)kv_dim, sizeof(double)), n.values = calloc(CONTEXT * (size_t)kv_dim, sizeof(double));
+    n.layer.att_norm = att_norm, n.layer.ffn_norm = ffn_norm, n.cache.rope = rope;
+    n.cache.keys = floats(keys_floats(&n.model, CONTEXT), 0);
+    n.cache.values = floats(values_floats(&n.model, CONTEXT), 0);
+    n.cache.scratch = floats(scratch_floats(&n.model, CONTEXT), 0);
+    n.keys = calloc(CONTEXT * (size_t)kv_dim, sizeof(double)),
+    n.values = calloc(CONTEXT * (size_t)kv_dim, sizeof(double));
     double tolerance = group ? 0.05 : 1e-4, wanted[256];
     for (int pos = 0; pos < CONTEXT; pos += pos < rows ? rows : 1) {
         int count = pos == 0 ? rows : 1;
         float *x = floats((int64_t)count * dim, 1), *before = floats((int64_t)count * dim, 0);
         memcpy(before, x, (size_t)count * (size_t)dim * sizeof(float));
-        attention(&n.model, &n.layer, x, count, pos);
+        attention(&n.model, &n.layer, &n.cache, x, count, pos);
         for (int row = 0; row < count; row++) {
             for (int i = 0; i < dim; i++) wanted[i] = before[row * dim + i];
             attention_reference(&n, wanted, pos + row);
-            for (int i = 0; i < dim; i++) expect(x[row * dim + i], wanted[i], tolerance, "attention");
+            for (int i = 0; i < dim; i++)
+                expect(x[row * dim + i], wanted[i], tolerance, "attention");
         }
         memcpy(before, x, (size_t)count * (size_t)dim * sizeof(float));
-        feed_forward(&n.model, &n.layer, x, count);
+        feed_forward(&n.model, &n.layer, &n.cache, x, count);
         for (int row = 0; row < count; row++) {
             for (int i = 0; i < dim; i++) wanted[i] = before[row * dim + i];
             feed_forward_reference(&n, wanted);
-            for (int i = 0; i < dim; i++) expect(x[row * dim + i], wanted[i], tolerance, "feed_forward");
+            for (int i = 0; i < dim; i++)
+                expect(x[row * dim + i], wanted[i], tolerance, "feed_forward");
         }
         free(x), free(before);
     }
     for (int i = 0; i < MATRICES; i++) drop(&n.w[i]);
-    free(att_norm), free(ffn_norm), free(rope), free(n.layer.keys), free(n.layer.values), free(n.model.scratch);
+    free(att_norm), free(ffn_norm), free(rope), free(n.cache.keys), free(n.cache.values),
+        free(n.cache.scratch);
     free(n.keys), free(n.values);
 }
 
@@ -237,8 +266,11 @@ int main(void) {
     for (int threads = 1; threads <= 4; threads += 3) {
         void *pool = pool_new(threads);
         for (int g = 0; g < 7; g++) {
-            for (int r = 0; r < 8; r++) check_matmul(pool, 1 + below(90), (group[g] ? group[g] : 1) * (1 + below(7)), group[g], rows[r]);
-            check_matmul(pool, 300, larger(group[g], 1) * ceil_div(1300, larger(group[g], 1)), group[g], 8);
+            for (int r = 0; r < 8; r++)
+                check_matmul(pool, 1 + below(90), (group[g] ? group[g] : 1) * (1 + below(7)),
+                             group[g], rows[r]);
+            check_matmul(pool, 300, larger(group[g], 1) * ceil_div(1300, larger(group[g], 1)),
+                         group[g], 8);
         }
         for (int g = 0; g < 2; g++) {
             check_layer(pool, 4, 4, 8, 44, g * 4, 1);

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support import models
 import numpy as np
 
 import run
+from support import models
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED = ROOT.parent / "shared"  # real checkpoints and reference outputs, where they are at hand

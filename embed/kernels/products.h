@@ -1,0 +1,194 @@
+/* The products, one for each type of weights: part of the template, as template.h includes it.
+ * Each is a ProductFunction (isa.h): y (rows, out) (+)= x (rows, in) . w^T for rows first..end.
+ *
+ * Tiles. With one row of activations memory is the limit, and weights are read once, strictly in
+ * order. With many, arithmetic is: a tile of some rows of activations by some rows of weights
+ * keeps its sums in registers, so that a number that was loaded is used several times. The sizes
+ * of a tile are constants for the compiler: functions that take them are inlined, once for each
+ * size; the cases that are above a set's FLOAT_ROWS or INT8_ROWS are folded away.
+ */
+
+/* ---- float32 */
+
+/* The n products of w and x, summed in each lane. Memory is the limit here: the weights are asked
+ * for AHEAD of their use, a cache line of 16 floats at a time. */
+INLINE vec dot(const float *w, const float *x, int n) {
+    vec sums[4] = {{0}};
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        for (int j = 0; j < 4; j++) {
+            if (j * LANES % 16 == 0) prefetch(w + i + j * LANES);
+            sums[j] += load(w + i + j * LANES) * load(x + i + j * LANES);
+        }
+    }
+    for (; i < n; i += LANES) sums[0] += load_at_most(w + i, n - i) * load_at_most(x + i, n - i);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+INLINE void float_store(const int outs, vec sums[4], float *y, int add) {
+    if (outs == 4) {
+        float4 four = SUM4(sums[0], sums[1], sums[2], sums[3]), before = {0};
+        if (add) memcpy(&before, y, sizeof before);
+        four += before;
+        memcpy(y, &four, sizeof four);
+    } else {
+        y[0] = (add ? y[0] : 0) + sum(sums[0]);
+    }
+}
+
+/* y[r][o] (+)= x[r] . w[o] for a tile of rows by outs (1 or 4), over n of the in columns. */
+INLINE void float_tile(const int outs, const int rows, const float *w, int in, int n,
+                       const float *x, int64_t x_stride, float *y, int64_t y_stride, int add) {
+    vec sums[MAX_ROWS][4] = {{{0}}};
+    for (int o = 0; o < outs && rows == 1; o++) sums[0][o] = dot(w + (int64_t)o * in, x, n);
+    for (int i = 0; i < n && rows > 1; i += LANES) {
+        vec b[4];
+        for (int o = 0; o < outs; o++) b[o] = load_at_most(w + (int64_t)o * in + i, n - i);
+        for (int r = 0; r < rows; r++) {
+            vec a = load_at_most(x + r * x_stride + i, n - i);
+            for (int o = 0; o < outs; o++) sums[r][o] = FMA(b[o], a, sums[r][o]);
+        }
+    }
+    for (int r = 0; r < rows; r++) float_store(outs, sums[r], y + r * y_stride, add);
+}
+
+/* A tile's rows of activations by all rows of a panel of weights. */
+INLINE void float_rows(const int rows, const float *w, int out, int in, int n, const float *x,
+                       int64_t x_stride, float *y, int64_t y_stride, int add) {
+    int o = 0;
+    for (; o + 4 <= out; o += 4)
+        float_tile(4, rows, w + (int64_t)o * in, in, n, x, x_stride, y + o, y_stride, add);
+    for (; o < out; o++)
+        float_tile(1, rows, w + (int64_t)o * in, in, n, x, x_stride, y + o, y_stride, add);
+}
+
+#define FLOAT_CASE(rows)                                                                     \
+    case rows:                                                                               \
+        if (rows <= FLOAT_ROWS) float_rows(rows, w, out, in, n, x, in, y, p->y_stride, add); \
+        break
+
+/* All rows of activations by rows o..o + out of w, over columns i..i + n. */
+INLINE void float_panel(const Product *p, int o, int out, int i, int n) {
+    const int in = p->w->in, add = p->add || i > 0;
+    const float *w = (const float *)p->w->data + (int64_t)o * in + i;
+    for (int row = 0; row < p->rows; row += FLOAT_ROWS) {
+        const float *x = p->x.floats + (int64_t)row * in + i;
+        float *y = p->y + row * p->y_stride + o;
+        switch (smaller(FLOAT_ROWS, p->rows - row)) {
+            FLOAT_CASE(1);
+            FLOAT_CASE(2);
+            FLOAT_CASE(3);
+            FLOAT_CASE(4);
+            FLOAT_CASE(5);
+            FLOAT_CASE(6);
+        }
+    }
+}
+
+/* Many rows are taken in pieces that stay in the caches: PANEL weights in the second level, DEPTH
+ * columns of a tile in the first. One row takes everything in one piece. */
+FN void NAME(float_product)(const Product *p, int first, int end) {
+    enum { PANEL = 1 << 16, DEPTH = 1024 };
+    const int in = p->w->in;
+    const int depth = p->rows == 1 ? in : smaller(in, DEPTH);
+    const int panel = p->rows == 1 ? end - first : larger(PANEL / depth / 4 * 4, 4);
+    for (int o = first; o < end; o += panel)
+        for (int i = 0; i < in; i += depth)
+            float_panel(p, o, smaller(panel, end - o), i, smaller(depth, in - i));
+}
+
+/* ---- int8 */
+
+#define REGISTERS (INT8_BLOCKS * BLOCK / LANES) /* that hold four columns of a tile's weights */
+
+/* dots[r][v] += the dot products of one group, whole numbers, exact. */
+INLINE void int8_group(const int blocks, const int rows, const uint8_t *data, int64_t block_bytes,
+                       int n_fours, const int8_t *q, int64_t q_stride,
+                       ivec dots[MAX_ROWS][REGISTERS]) {
+    const int registers = blocks * BLOCK / LANES, per_block = BLOCK / LANES;
+    for (int f = 0; f < n_fours; f++, data += BLOCK * FOUR, q += FOUR) {
+        ivec b[REGISTERS];
+        if (rows == 1) prefetch(data);
+        for (int v = 0; v < registers; v++) {
+            int64_t at = v / per_block * block_bytes + v % per_block * LANES * FOUR;
+            memcpy(&b[v], data + at, sizeof(ivec));
+        }
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, q + r * q_stride, sizeof four);
+            ivec a = (ivec){0} + four;
+            for (int v = 0; v < registers; v++) dots[r][v] = DOT4(dots[r][v], b[v], a);
+        }
+    }
+}
+
+/* One row of a tile; of the last block, only what is there. */
+INLINE void int8_store(const int registers, const vec sums[REGISTERS], float *y, int left,
+                       int add) {
+    for (int v = 0; v < registers && left > 0; v++, y += LANES, left -= LANES)
+        store_at_most(y, add ? sums[v] + load_at_most(y, left) : sums[v], left);
+}
+
+/* y[r][first..] (+)= x[r] . w[first..] for a tile of rows, from `row` on, by blocks of 16: the
+ * whole numbers of a group times both scales, summed group by group as runq.c does. */
+INLINE void int8_tile(const int blocks, const int rows, const Product *p, int first, int row) {
+    const int registers = blocks * BLOCK / LANES, per_block = BLOCK / LANES;
+    const int n_groups = p->x.groups, n_fours = fours(p->w);
+    const int64_t stride = p->x.stride, block_bytes = BLOCK * stride;
+    const uint8_t *data = (const uint8_t *)p->w->data + first / BLOCK * block_bytes;
+    const float *scales = p->w->scales + (int64_t)(first / BLOCK) * n_groups * BLOCK;
+    const int8_t *q = p->x.q + row * stride;
+    const float *x_scales = p->x.scales + (int64_t)row * n_groups;
+    const int32_t *start = p->x.start + (int64_t)row * n_groups;
+    vec sums[MAX_ROWS][REGISTERS] = {{{0}}};
+    for (int g = 0; g < n_groups; g++, data += n_fours * BLOCK * FOUR, q += n_fours * FOUR) {
+        ivec dots[MAX_ROWS][REGISTERS];
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < registers; v++) dots[r][v] = (ivec){0} + start[r * n_groups + g];
+        int8_group(blocks, rows, data, block_bytes, n_fours, q, stride, dots);
+        for (int v = 0; v < registers; v++) {
+            int64_t at = (int64_t)(v / per_block) * n_groups + g;
+            vec scale = load(scales + at * BLOCK + v % per_block * LANES);
+            for (int r = 0; r < rows; r++)
+                sums[r][v] +=
+                    __builtin_convertvector(dots[r][v], vec) * scale * x_scales[r * n_groups + g];
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float *y = p->y + (row + r) * p->y_stride + first;
+        int8_store(registers, sums[r], y, p->w->out - first, p->add);
+    }
+}
+
+#define INT8_CASE(rows)                                                \
+    case rows:                                                         \
+        if (rows <= INT8_ROWS) int8_tile(blocks, rows, p, first, row); \
+        break
+
+/* All rows of activations by a few blocks of weights, which stay in the first-level cache. */
+INLINE void int8_rows(const int blocks, const Product *p, int first) {
+    for (int row = 0; row < p->rows; row += INT8_ROWS) {
+        switch (smaller(INT8_ROWS, p->rows - row)) {
+            INT8_CASE(1);
+            INT8_CASE(2);
+            INT8_CASE(3);
+            INT8_CASE(4);
+            INT8_CASE(5);
+            INT8_CASE(6);
+        }
+    }
+}
+
+FN void NAME(int8_product)(const Product *p, int first, int end) {
+    const int step = INT8_BLOCKS * BLOCK;
+    for (; INT8_BLOCKS > 1 && p->rows > 1 && first + step <= end; first += step)
+        int8_rows(INT8_BLOCKS, p, first);
+    for (; first < end; first += BLOCK) {
+        if (p->rows == 1) int8_tile(1, 1, p, first, 0);
+        else int8_rows(1, p, first);
+    }
+}
+
+#undef REGISTERS
+#undef FLOAT_CASE
+#undef INT8_CASE
