@@ -90,8 +90,8 @@ class Config:
             if not 0 < value < 2**31:
                 raise ModelError(f"{name} is {value} in the header; it must be above 0, below 2^31")
         if self.dim % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
-            sizes = f"dim {self.dim}, heads {self.n_heads}, KV heads {self.n_kv_heads}"
-            raise ModelError(f"{sizes} do not divide")
+            heads = f"{self.n_heads} heads, {self.n_kv_heads} of keys and values"
+            raise ModelError(f"{heads}, do not divide dim {self.dim}")
         self.head_size = self.dim // self.n_heads
         self.kv_dim = self.head_size * self.n_kv_heads
 
@@ -228,7 +228,7 @@ class NumPyBackend:
     threaded.py shares products out, exact.py rounds as runq.c does, kernel.py computes in C."""
 
     matmul = staticmethod(matmul)
-    product = staticmethod(np.matmul)
+    product: Any = staticmethod(np.matmul)
     softmax = staticmethod(softmax)
     silu = staticmethod(silu)
     rope_table = staticmethod(rope_table)
@@ -254,12 +254,9 @@ class NumPyBackend:
         x += self.matmul(layer.wo, mix)
 
     def attend(self, q: Array, keys: Array, values: Array) -> Array:
-        """Return what each query mixes of the values, (T, dim). (Vaswani et al., 2017)
-
-        q: (T, n_heads, head_size); keys, values: (n_kv_heads, end, head_size).
-        """
-        T, _, head_size = q.shape
-        n_kv_heads, end, _ = keys.shape
+        """Return what each query mixes of the values, (T, dim). (Vaswani et al., 2017)"""
+        T = len(q)
+        n_kv_heads, end, head_size = keys.shape
         q = q.reshape(T, n_kv_heads, -1, head_size).transpose(1, 2, 0, 3)
         q = q.reshape(n_kv_heads, -1, head_size)  # heads that share keys are rows of one product
         scores = self.product(q, keys.swapaxes(1, 2)) / np.float32(math.sqrt(head_size))
@@ -524,7 +521,7 @@ def read_llama2c(buffer: Any) -> ModelFile:
 def read_tokenizer(buffer: Any, vocab_size: int | None = None) -> Tokenizer:
     """Read llama2.c's tokenizer.bin: a length, then score, length and bytes of each token."""
     file = Reader(buffer, 4)
-    pieces, scores = [], []
+    pieces, scores = list[bytes](), list[float]()
     while file.offset < len(buffer) and len(pieces) < 2**19:
         what = f"token {len(pieces)}"
         score, length = file.unpack(what, "<fi")
@@ -582,8 +579,7 @@ def load_model(
         engine_module("quantize").to_int8(file)
     backends = engine_module("backends", required=backend == "c")
     chosen = backends.choose(file, backend, threads) if backends else NumPyBackend(file.config)
-    longest = file.config.seq_len
-    return Transformer(file, chosen, min(context or longest, longest))
+    return Transformer(file, chosen, min(context or file.config.seq_len, file.config.seq_len))
 
 
 # ------------------------------------------------------------------ the loop, the command line
@@ -625,7 +621,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.set_defaults(task=tell, threads=0, int8=False)
     options = engine_module("options", required=False)
     hint = "-h lists the options" if options else "for more options put embed/ beside run.py"
-    parser.error = lambda text: parser.exit(2, f"run: {' '.join(text.split())[:500]} ({hint})\n")
+    parser.error = lambda text: parser.exit(2, f"run: {' '.join(text.split())[:500]} ({hint})\n")  # type: ignore
     carried = options.add_to(parser) if options else []
     args = parser.parse_args(carried + argv)
     args.loading = {k: getattr(args, k) for k in ("tokenizer", "backend", "threads", "int8")}

@@ -273,7 +273,7 @@ def copy(source: Source, file: BinaryIO, meter: "Meter") -> int:
         file.write(source)
         return zlib.crc32(source)
     if not isinstance(source, Slice):
-        source = Slice(source, 0, size_of(source))
+        source = Slice(Path(source), 0, size_of(source))
     crc = 0
     left = source.size
     with opened(source.path) as stream:

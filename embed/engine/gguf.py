@@ -210,7 +210,7 @@ def config(file: GGUF) -> Config:
 
 def refuse_unknown_mathematics(file: GGUF, c: Config) -> None:
     """Raise a ModelError, which names the key, if a model needs what is not computed here."""
-    only = {
+    only: dict[str, Any] = {
         "llama.expert_count": 0,
         "llama.rope.scaling.type": "none",
         "llama.rope.scaling.factor": 1,

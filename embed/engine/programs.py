@@ -120,7 +120,7 @@ def assimilate(output: str | Path | None = None, path: str | Path | None = None)
     system = systems.this_system()
     try:
         archive = Archive(path) if path else None
-        if archive is None or INDEX not in archive.entries:
+        if path is None or archive is None or INDEX not in archive.entries:
             raise ModelError("--assimilate is for universal files: this program is a plain one")
         output = output or systems.executable_name(Path(path).stem, system)
         if same_file(output, path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from kernel_harness import SETS, load
+
 from run.packing import compilers as compiler
 
 

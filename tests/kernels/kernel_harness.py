@@ -12,6 +12,7 @@ from ctypes import byref
 
 import numpy as np
 import pytest
+
 from run.engine.kernel import FUNCTIONS as BINDING
 from run.engine.kernel import INT32, POINTER, CCache, CLayer, CModel, CTensor
 

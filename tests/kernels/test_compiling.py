@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kernel_harness import SETS
+
 from run.packing import compilers as compiler
 
 CHECKS = Path(__file__).resolve().parent / "check_kernels.c"
@@ -22,9 +23,8 @@ CHECKS = Path(__file__).resolve().parent / "check_kernels.c"
     ],
 )
 def test_a_bad_kernel_is_not_used(tmp_path, monkeypatch, library, name, old, new, reason):
-    from run.engine import kernel
-
     from run import ModelError
+    from run.engine import library as kernel
 
     for source in compiler.SOURCE.parent.glob("*.[ch]"):
         shutil.copy(source, tmp_path)

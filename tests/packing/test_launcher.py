@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+
 from support import models
 from support.cli import CLEAN, ROOT, write_files
 
