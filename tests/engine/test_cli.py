@@ -357,6 +357,7 @@ def test_full_disk(tiny):
     assert b"space" in stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for one process there")
 def test_ctrl_c_while_writing(endless):
     """Exit 130 as a shell expects, no traceback, and what was written stays."""
     command = [sys.executable, ROOT / "run.py", endless, "-t", "0", "-n", "0"]

@@ -90,6 +90,7 @@ def run_checks(command, isa, expected=None):
     assert done.stdout.endswith(" ok\n")
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_sanitizers(sanitizer, tmp_path):
     cc, out = compiler.native_compiler(), tmp_path / "check"
