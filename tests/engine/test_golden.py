@@ -45,6 +45,7 @@ def test_stories260k(backend, line):
     assert_same_text(run_cli(*files, "--backend", backend, *line["args"]), line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", lines(GOLDEN / "default.jsonl"), ids=name)
 def test_default_model(backend, line):
     """embed/model.bin, as long as it is the file that these lines were made with."""
