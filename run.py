@@ -16,7 +16,7 @@ float64 scalar would make everything after it float64, and ten times slower.
 
 import signal
 
-if __name__ == "__main__":
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import argparse
@@ -658,7 +658,6 @@ def main(argv: list[str] | None = None) -> int:
     prepare_streams()
     args = None
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         args = parse_args(sys.argv[1:] if argv is None else argv)
         if args.prompt == "-" and sys.stdin is None:
             raise ModelError("stdin is closed: give the prompt itself with -i")
@@ -677,4 +676,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(early.interruptible(main) if early else main())
