@@ -24,6 +24,7 @@ test: $(VENV)/test kernel  ## all tests but those of the packed files and the sa
 
 check: lint quick          ## what to run before a commit: lint and the quick tests, in 40 s
 
+quick: export OPENBLAS_NUM_THREADS = 1
 quick: $(VENV)/test kernel ## the tests that take less than a second each
 	$(PY) $(TEST) -m "not slow and not sanitizer" $(ARGS)
 
