@@ -68,6 +68,7 @@ def refuse(data, *words):
 # Sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_truncated_anywhere(kind):
     """At every small offset, and at some hundred larger ones."""
@@ -516,6 +517,7 @@ def special_paths(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_paths_that_are_no_model(tmp_path):
     (tmp_path / "tokenizer.bin").write_bytes(TOKENIZER)
     for name, word in special_paths(tmp_path).items():
@@ -541,6 +543,7 @@ def test_devices_and_pipes(tmp_path):
     assert_one_line_error(done)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_no_file(tmp_path):
     path = write_files(tmp_path, FILES["v0"])
     for bad, word in ((tmp_path, "directory"), (tmp_path / "no.tok", "no.tok"), ("/dev/null", "")):

@@ -57,6 +57,7 @@ def test_prefill_equals_reference(tmp_path, backend, name):
     assert_close(engine.forward(tokens, 0), want[-1], FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lengths", [[300], [128, 128, 44], [127, 1, 130, 42], [129, 171], [1, 299]]
 )
@@ -220,6 +221,7 @@ def assert_every_way(place, data, exact, group, tolerance):
         assert_close(np.array(got), want, tolerance)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(shape=any_shape(), seed=st.integers(0, 1000))
 def test_any_shape_in_float32(place, shape, seed):
@@ -227,6 +229,7 @@ def test_any_shape_in_float32(place, shape, seed):
     assert_every_way(place, models.write_v0(model), model, 0, 1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(shape=any_shape(), seed=st.integers(0, 1000), data=st.data())
 def test_any_shape_in_int8(place, shape, seed, data):
@@ -367,6 +370,7 @@ def test_matmul_of_blocks(kind, out, n, threads):
     assert_close(backend.matmul(w, x[:1]), want[:1], 1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(text=st.text(max_size=80), seed=st.integers(0, 5))
 def test_fast_merging_equals_the_simple_one(text, seed):
@@ -424,6 +428,7 @@ def test_texts_that_take_turns_are_each_right(tmp_path, backend):
     assert texts == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("int8", [False, True])
 def test_texts_in_two_threads_are_each_right(tmp_path, backend, int8):
     engine = load(tmp_path, models.build("blocks", vocab=VOCAB), backend, int8=int8, threads=2)
