@@ -62,7 +62,6 @@ import numpy as np
 
 Array = np.ndarray
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
-# Return a text without the characters that could take over a terminal.
 printable = functools.partial(re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").sub, "\ufffd")
 
 
@@ -87,8 +86,9 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 < value < 2**31:
-                raise ModelError(f"{name} is {value} in the header; it must be above 0, below 2^31")
+            limit = 2**14 if name == "n_layers" else 2**31  # a layer takes memory of its own
+            if not 0 < value < limit:
+                raise ModelError(f"{name} is {value} in the header; it must be below {limit:,}")
         if self.dim % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
             raise ModelError(f"{self.n_heads} and {self.n_kv_heads} heads do not divide {self.dim}")
         self.head_size = self.dim // self.n_heads

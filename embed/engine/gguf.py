@@ -119,7 +119,7 @@ class GGUF(Reader):
         value = self.meta.get(key, default)
         if value is None:
             raise ModelError(f"the metadata has no {key}: the file is incomplete")
-        if not isinstance(value, types):
+        if type(value) not in types:  # not isinstance: a truth value is no number
             found = repr(value)[:LONGEST_NAME]
             raise ModelError(f"{key} is {found}; it must be {expected}")
         return value
