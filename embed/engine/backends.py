@@ -8,12 +8,16 @@ from run import ModelError, ModelFile, NumPyBackend, QuantizedTensor
 from .exact import Exact
 from .threaded import Threaded
 
+MOST_THREADS = 1024
+
 
 def choose(file: ModelFile, wanted: str, threads: int) -> NumPyBackend:
     """Return the backend for a file: "c", "numpy", or "auto", which is C where it can be had.
 
     file.weights are prepared for it. ModelError if C is wanted and cannot be had.
     """
+    if not 0 <= threads <= MOST_THREADS:
+        raise ModelError(f"threads is {threads}; it must be from 0 (all cores) to {MOST_THREADS}")
     threads = threads or available_cpus()
     if wanted == "numpy":
         return numpy_backend(file, threads, "as asked")
