@@ -144,6 +144,7 @@ time.sleep(0.05)
 """
 
 
+@pytest.mark.slow
 def test_the_end_while_a_daemon_thread_writes(tmp_path, backend):
     path = write_files(tmp_path, models.build("gqa", vocab=VOCAB))
     command = [sys.executable, "-c", DAEMON, str(ROOT), str(path), backend]

@@ -45,7 +45,7 @@ def worlds(plot, seeds, **wanted):
 
 
 def test_the_same_seed_tells_the_same_story_in_any_process():
-    command = [sys.executable, EMBED / "stories.py", "--count", "5", "--seed", "3"]
+    command = [sys.executable, Path(stories.__file__), "--count", "5", "--seed", "3"]
     printed = {
         subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
         for env in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"})
