@@ -1,10 +1,8 @@
 """Which backend computes a model: the C kernel, or NumPy as it fits the model's weights."""
 
-import os
-from pathlib import Path
-
 from run import ModelError, ModelFile, NumPyBackend, QuantizedTensor
 
+from .cores import available_cpus
 from .exact import Exact
 from .threaded import Threaded
 
@@ -44,16 +42,3 @@ def numpy_backend(file: ModelFile, threads: int, reason: str) -> NumPyBackend:
     if isinstance(file.weights.tok_emb, QuantizedTensor):
         return Exact(file.config, description)
     return Threaded(file.config, description, threads)
-
-
-def available_cpus() -> int:
-    """Return how many cores this process may use: its affinity, and its cgroup's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cpus, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup, or no quota: "max"
-        return cpus
