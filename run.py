@@ -204,7 +204,7 @@ def matmul(w: Any, x: Array) -> Array:
     sums = w.floats @ whole.transpose(1, 2, 0)  # (in / group, out, T), exact: whole numbers
     sums *= w.scales.T[..., None]
     sums *= scales.transpose(1, 2, 0)
-    return np.ascontiguousarray(np.add.accumulate(sums, axis=0)[-1].T)
+    return np.ascontiguousarray(np.add.reduce(sums, axis=0).T)
 
 
 # ------------------------------------------------------------------------------ transformer

@@ -271,6 +271,25 @@ def test_products_in_order(n, m, k, o):
         assert_close(np.matmul(a, b), got, 1e-6 * k)
 
 
+@pytest.mark.parametrize("groups", [3, 9, 40, 200])
+def test_a_matrix_of_one_row_is_summed_in_order(groups):
+    """NumPy would add its groups in pairs, and so another last bit now and then."""
+    for seed in range(20):
+        w = run.QuantizedTensor(*int8_groups(noise(1, 32 * groups, seed=seed)))
+        x = noise(1, 32 * groups, seed=seed + 100)
+        x8, x_scales = run.quantize(x, 32)
+        total = np.float32(0)
+        for g in range(groups):
+            dot = np.float32(np.dot(w.q[0, g].astype(int), x8[0, g].astype(int)))
+            total += dot * w.scales[0, g] * x_scales[0, g, 0]
+        assert exact.matmul(w, x)[0, 0] == total
+
+
+def int8_groups(matrix):
+    whole, scales = run.quantize(matrix, 32)
+    return whole.astype(np.int8), scales[..., 0]
+
+
 def test_rope_in_order():
     """run.c's four products and two sums, each rounded, and the complex product near it."""
     x, table = noise(7, 3, 10), run.rope_table(run.Config(30, 8, 1, 3, 3, 9, 64), 5, 12)
