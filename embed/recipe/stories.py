@@ -165,7 +165,7 @@ def made_up(rng):
     for _ in range(rng.choice((0, 1, 1, 1, 1, 2))):
         syllables.append(rng.choice(MIDDLES) + rng.choice(VOWELS))
     word = "".join(syllables) + (rng.choice(CODAS) if rng.random() < 0.5 else "")
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         at = rng.randrange(len(word))
         word = word[:at] + rng.choice(ACCENTS) + word[at + 1 :]
     return word if 3 <= len(word) <= 10 else made_up(rng)
@@ -465,6 +465,7 @@ def _upper_unless_second_half(match):
 
 def reword(text, rng):
     """Say things in other words here and there: by the swaps of plots.txt, and who said how."""
+    text = re.sub(r"(,\" (?:\w+ )?)asked\b", r"\1said", text)  # no question was asked
     for old, new in plots().swaps:
         text = old.sub(lambda match, new=new: _swapped(match[0], new, rng), text)
     return HE_SAID.sub(lambda m: m[0] + _how(rng), SAID.sub(lambda m: _said(m, rng), text))
@@ -480,7 +481,8 @@ def _said(match, rng):
     """'," said Tom' in other words, and how he said it if the sentence ends there."""
     verb = rng.choice(plots().lists["says" if match[2] == "said" else "asks"])
     ends = match.string[match.end() : match.end() + 1] == "." and " and " not in match[3]
-    return f"{match[1]} {verb} {match[3]}" + (_how(rng) if ends else "")
+    told_how = re.search(r"\b(last|end|again|time|\w+ly|moment|while|later)$", match[3])
+    return f"{match[1]} {verb} {match[3]}" + (_how(rng) if ends and not told_how else "")
 
 
 def _how(rng):
@@ -640,7 +642,7 @@ def tell(plan, world):
 
 
 TWO_SENTENCES = re.compile(
-    r"(?:(?<=^)|(?<=[.!?] )|(?<=[.!?]\" ))([^\W\d_][^.!?\"]*)\. "
+    r"(?:(?<=^)|(?<=[.!?] ))([^\W\d_][^.!?\"]*)\. "
     r"(He|She|It|They|We|I|There|Nobody|Everybody|Then|But) ([^.!?\"]*\.)(?= |$)"
 )
 
