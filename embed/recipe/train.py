@@ -89,11 +89,11 @@ def train_tokenizer(vocab_size, n_stories):
         elif counts[" " + unit.strip().lower()]:  # a word that begins a sentence
             rows[unit.strip()] += n
     capitals = [" " + c for c in letters if c.isupper() and c.isascii()]
-    starts = [" " + unit for unit, n in rows.most_common() if unit[0].isupper()][:40]
     room = vocab_size - 259 - len(letters) - len(capitals)
-    merges = learn_merges({unit: n for unit, n in rows.items() if len(unit) > 1}, room - len(starts))
-    starts = [start for start in starts if start[1:] in merges and start not in merges]
-    pieces = [*merges, *starts, *(c for c in capitals if c not in starts), *letters]
+    merges = learn_merges({unit: n for unit, n in rows.items() if len(unit) > 1}, room)
+    starts = [unit for unit, n in rows.most_common() if unit[0].isupper() and len(unit) > 1]
+    starts = [" " + unit for unit in starts if unit in merges[: room - 40]][:40]
+    pieces = [*merges[: room - len(starts)], *starts, *capitals, *letters]
     special = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % byte for byte in range(256))]
     scores = [0.0] * len(special) + [-float(i) for i in range(len(pieces))]
     return special + [piece.encode() for piece in pieces], scores
