@@ -279,15 +279,19 @@ class World:
         self.kin, kin_he, self.evoc = rng.choice(
             lists["oldkin" if what == "trade" else "kin"]
         ).split(":")
-        self.values = {}
+        self.elder_words, self.values = SHE if kin_he == "she" else HE, {}
+        self.set_words()
+        self.fill_in(lists, thing_kinds)
+
+    def set_words(self):
+        """he, him ... of the hero, fhe ... of the friend, ehe ... of the elder, ohe ... of a third."""
         for prefix, words in (
-            ("", ME if told_by_hero else self.hero.words),
+            ("", ME if self.me else self.hero.words),
             ("f", self.friend.words),
-            ("e", SHE if kin_he == "she" else HE),
+            ("e", self.elder_words),
             ("o", self.other.words),
         ):
             self.values |= {prefix + key: word for key, word in words.items()}
-        self.fill_in(lists, thing_kinds)
 
     def fill_in(self, lists, thing_kinds):
         """Things, places, and other words that stay the same in the whole story."""
@@ -440,7 +444,6 @@ GOES_ON = re.compile(rf"(?:[\w'-]+ ){{0,4}}(?:{SPEECH}|went)\b(?! about)")
 def polish(text):
     """Spaces, a/an, capitals: what the plots need not care about."""
     text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r"(?<!\.)([?!,.])[?!,.](?=\")", r"\1", text)  # an alternative's own mark wins
     text = re.sub(r"(\w)\"\.(?= |$)", r'\1."', text)
     text = re.sub(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|one\b|use|eu)", r"\1n ", text)
     text = re.sub(r"^\"?\w|(?<!\.\.)[.!?] \"?\w|\.\" \"?\w|[!?]\" \"\w", _upper_last, text)
@@ -465,6 +468,7 @@ def _upper_unless_second_half(match):
 
 def reword(text, rng):
     """Say things in other words here and there: by the swaps of plots.txt, and who said how."""
+    text = re.sub(r"(?<!\.)([?!,.])[?!,.](?=\")", r"\1", text)  # an alternative's own mark wins
     text = re.sub(r"(,\" (?:\w+ )?)asked\b", r"\1said", text)  # no question was asked
     for old, new in plots().swaps:
         text = old.sub(lambda match, new=new: _swapped(match[0], new, rng), text)
@@ -479,7 +483,9 @@ def _swapped(old, new, rng):
 
 def _said(match, rng):
     """'," said Tom' in other words, and how he said it if the sentence ends there."""
-    verb = rng.choice(plots().lists["says" if match[2] == "said" else "asks"])
+    verb = match[2]
+    if match[1].startswith("," if verb == "said" else "?"):
+        verb = rng.choice(plots().lists["says" if verb == "said" else "asks"])
     ends = match.string[match.end() : match.end() + 1] == "." and " and " not in match[3]
     told_how = re.search(r"\b(last|end|again|time|\w+ly|moment|while|later)$", match[3])
     return f"{match[1]} {verb} {match[3]}" + (_how(rng) if ends and not told_how else "")
@@ -706,9 +712,9 @@ def turns_after(want):
     return [turn for turn in p.of("turn") if states & set(turn.sources)]
 
 
-def check():
+def check(p=None):
     """What does not fit together in plots.txt, as lines; none if all is well."""
-    p, wrong = plots(), []
+    p, wrong = p or plots(), []
     known = set(World(random.Random(1), "child").values)
     known |= set("hero whom whose mine friend other a_hero a_friend".split())
     steps = {(s, b.target) for b in p.beats if b.kind in ("more", "turn") for s in b.sources}
