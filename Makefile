@@ -10,7 +10,7 @@ SLOW := tests/packing
 
 .DEFAULT_GOAL := help
 .PHONY: run test lint fuzz sanitize bench build zipapp portable target universal test-build \
-	test-everywhere emulators smoke rename sums publish kernel model clean help
+	test-everywhere emulators smoke rename sums publish kernel model judge clean help
 
 run: $(VENV)/numpy kernel  ## a story from the model in embed/
 	@$(PY) run.py $(ARGS)
@@ -70,8 +70,11 @@ publish:                   ## (release) attach dist/ to the release TAG
 
 kernel: $(VENV)/kernel     ## embed/kernels/kernels-*: the C kernel for this machine
 
-model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: an hour on two cores
+model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: hours on two cores
 	$(PY) embed/recipe/train.py $(ARGS)
+
+judge: $(VENV)/numpy kernel ## the stories of a model (ARGS=FILE): names, sentences that recur, perplexity
+	$(PY) embed/recipe/judge.py $(ARGS)
 
 clean:                     ## back to a fresh clone
 	rm -rf $(VENV) build dist embed/kernels/*.so embed/kernels/*.dylib embed/kernels/*.dll

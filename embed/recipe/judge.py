@@ -20,8 +20,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import run
 from run.recipe import stories
+
+import run
 
 SHAPES = """My name is {name}
 {name} and Ben
@@ -78,7 +79,8 @@ def common_words():
             words[word] += 1
     lower = {w.capitalize() for w in words if w.islower()}
     written = (Path(stories.__file__).parent / "plots.txt").read_text(encoding="utf-8")
-    return lower | {w.capitalize() for w in re.findall(r"\b[a-z']+", written)} | {"I", "I'm", "I'll"}
+    lower |= {w.capitalize() for w in re.findall(r"\b[a-z']+", written)}
+    return lower | {"I", "I'm", "I'll"}
 
 
 COMMON = common_words()
@@ -141,8 +143,8 @@ def judge_variety(texts):
     recur = sum(count for count in seen.values() if count > 1)
     print(f"\nsentences that recur in {len(texts)} stories: {recur / total:.1%} (35% at most)")
     print("  most often: " + "; ".join(f"{c} {s}" for s, c in seen.most_common(8)))
-    pairs = ((len(a & b) / min(len(a), len(b)), a & b) for a, b in itertools.combinations(rows, 2))
-    share, both = max(pairs, key=lambda pair: pair[0])
+    pairs = itertools.combinations(rows, 2)
+    share = max(len(a & b) / min(len(a), len(b)) for a, b in pairs)
     print(f"the two stories most alike share {share:.1%} of the shorter one's sentences (50%)")
 
 
@@ -204,12 +206,13 @@ def judge_grammar(args):
     judge_variety(texts)
     words = sorted(len(text.split()) for text in texts)
     print(f"words a story: least {words[0]}, half {words[len(words) // 2]}, most {words[-1]}")
-    beats = stories.plots().beats
-    ways = {(w.text, t.text) for w in stories.plots().of("want") for t in stories.turns_after(w)}
+    p = stories.plots()
+    ways = {(w.text, t.text) for w in p.of("want") for t in stories.turns_after(w)}
+    kinds = ("want", "more", "turn", "open", "end")
     print(
-        f"{len(stories.plots().of('want'))} wants, {len(stories.plots().of('more'))} complications, "
-        f"{len(stories.plots().of('turn'))} turns: {len(ways)} plots (want and turn); "
-        f"{sum(b.kind == 'open' for b in beats)} openings, {sum(b.kind == 'end' for b in beats)} ends"
+        ", ".join(f"{len(p.of(kind))} of '{kind}'" for kind in kinds),
+        f"{len(ways)} plots",
+        sep="; ",
     )
 
 

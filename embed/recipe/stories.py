@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OUTCOMES = ("good", "sad", "funny", "open")
+ENDS = (*OUTCOMES, "year", "land")  # what an end may close; the last two take up the opening
 KINDS_OF_THING = ("light", "round", "hard", "toy", "small", "other")
 SECOND_NAMES = 0.12  # the share of names that have two parts
 
@@ -75,9 +76,12 @@ def blocks(text):
             block = []
 
 
+HEAD = re.compile(r"(want|more|turn|open|end) ?([\w, ]*?)(?: ?> ?(\w+))?(?: \((.*)\))?")
+
+
 def read_block(block, where):
     """The beats of a block: one, or for openings and ends one for each line."""
-    head = re.fullmatch(r"(want|more|turn|open|end) ?([\w, ]*?)(?: ?> ?(\w+))?(?: \((.*)\))?", block[0])
+    head = HEAD.fullmatch(block[0])
     if not head:
         raise ValueError(f"plots.txt, line {where}: '{block[0]}' is no head of a block")
     kind, sources, target, needs = head[1], head[2].replace(",", " ").split(), head[3], head[4]
@@ -92,7 +96,7 @@ def read_block(block, where):
 
 
 def read_choice(line):
-    """'@a, b = x | y' -> (["a", "b"], "sample", [...]);  '@a/b = x/y | ...' -> (..., "pair", ...)"""
+    """'@a, b = x | y' is (["a", "b"], "sample", [...]), '@a/b = x/y | ...' (..., "pair", ...)."""
     names, values = line[1:].split("=", 1)
     how = "pair" if "/" in names else "sample"
     return [n.strip() for n in re.split("[,/]", names)], how, split_options(values)
@@ -111,24 +115,28 @@ def plots():
 # --------------------------------------------------------------------------------------- names
 
 GIRLS = """Lily Mia Anna Sara Lucy Emma Ella Ruby Nora Molly Daisy Rosie Ivy Amy Kate Jane Sue Mary
-Lisa Nina Tina Bella Clara Eva Fay Grace Hana Iris Jill Kim Leah Maya Nell Olive Penny Rita Sofia
-Tess Uma Vera Wendy Yara Zara Ada Beth Cora Dora Elsie Freya Gina Heidi Isla Josie Kira Lola Mina
-Nadia Orla Poppy Rosa Sally Tilly Una Violet Willa Alma Birdie Chloe Della Edie Flora Greta Hazel
-Ines Juno Luna Mabel Nelly Opal Pearl Ramona Stella Thea Vivi Ana Jenny Betty Lena Rachel""".split()
-BOYS = """Tim Tom Ben Max Sam Jack Leo Finn Jake Bob Joe Billy Dan Eli Fred Gus Hugo Ian Jim Kai Luke
-Milo Ned Oscar Paul Ray Sid Theo Victor Will Adam Bruno Carl David Emil Felix George Henry Ivan John
-Karl Liam Mark Noah Otto Peter Robin Simon Tobias Walter Anton Bill Charlie Dylan Ethan Frank Gabe
-Harry Isaac Jonah Kevin Louie Mike Nico Owen Pablo Quinn Rory Stan Toby Umar Vince Wally Amir Bo Cody
-Danny Ernie Timmy Tommy Johnny Ravi Omar Mateo Andy Teddy""".split()
-PETS = """Pip Dot Bibi Coco Momo Fluffy Spot Rex Biscuit Pepper Button Patch Fuzzy Bubbles Pickle Ginger
-Peanut Rusty Shadow Sunny Snowy Smoky Tiny Waffle Mop Buddy Cookie Honey Bear Dusty Lucky Jojo Nibble
-Pebble Puff Scout Sparky Tuffy Whisker Ziggy Mango Rolo Bingo Maple Clover Acorn Fern""".split()
+Lisa Nina Tina Bella Clara Eva Fay Grace Hana Iris Jill Kim Leah Maya Nell Olive Penny Rita
+Sofia Tess Uma Vera Wendy Yara Zara Ada Beth Cora Dora Elsie Freya Gina Heidi Isla Josie
+Kira Lola Mina Nadia Orla Poppy Rosa Sally Tilly Una Violet Willa Alma Birdie Chloe Della
+Edie Flora Greta Hazel Ines Juno Luna Mabel Nelly Opal Pearl Ramona Stella Thea Vivi Ana
+Jenny Betty Lena Rachel""".split()
+BOYS = """
+Tim Tom Ben Max Sam Jack Leo Finn Jake Bob Joe Billy Dan Eli Fred Gus Hugo Ian Jim Kai Luke
+Milo Ned Oscar Paul Ray Sid Theo Victor Will Adam Bruno Carl David Emil Felix George Henry
+Ivan John Karl Liam Mark Noah Otto Peter Robin Simon Tobias Walter Anton Bill Charlie Dylan
+Ethan Frank Gabe Harry Isaac Jonah Kevin Louie Mike Nico Owen Pablo Quinn Rory Stan Toby
+Umar Vince Wally Amir Bo Cody Danny Ernie Timmy Tommy Johnny Ravi Omar Mateo Andy Teddy""".split()
+PETS = """Pip Dot Bibi Coco Momo Fluffy Spot Rex Biscuit Pepper Button Patch Fuzzy Bubbles Pickle
+Ginger Peanut Rusty Shadow Sunny Snowy Smoky Tiny Waffle Mop Buddy Cookie Honey Bear Dusty
+Lucky Jojo Nibble Pebble Puff Scout Sparky Tuffy Whisker Ziggy Mango Rolo Bingo Maple Clover
+Acorn Fern""".split()
 TITLES = {
     "he": "Captain Mister Old Little King Sir Uncle Doctor Prince Big Professor".split(),
     "she": "Captain Lady Old Little Queen Aunt Doctor Princess Miss Big Professor".split(),
 }
-STARTS = """b br bl c ch cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st str
-t th tr tw v w x y z zh""".split()
+STARTS = """
+b br bl c ch cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st
+str t th tr tw v w x y z zh""".split()
 VOWELS = "a a a a a e e e e e i i i i o o o o u u u ai au ea ee ei ie oa oo ou y".split()
 MIDDLES = "b bb d dd f g k l ll lm m mm n nd ng nn p r rr rt s ss st t tt v x z zz".split()
 CODAS = "b ck d f g k l ld lf m n nd ng nk p r rk rt s sh sk st t th x z".split()
@@ -215,10 +223,14 @@ SHE = {"he": "she", "him": "her", "his": "her", "himself": "herself"}
 ME = {"he": "I", "him": "me", "his": "my", "himself": "myself"}
 FEMALE = set("hen cow ladybug princess fairy witch mermaid queen".split())
 MALE = set("prince wizard king griffin".split())
-PAWS = set("""rabbit fox bear mouse squirrel hedgehog cat dog kitten puppy beaver badger otter raccoon
-mole panda lion tiger koala kangaroo bunny wolf hamster weasel skunk sloth""".split())
-WINGS = set("""duck owl penguin parrot hen goose robin sparrow crow swan ladybug bee chick raven
-griffin""".split())
+PAWS = set(
+    """rabbit fox bear mouse squirrel hedgehog cat dog kitten puppy beaver badger otter raccoon
+    mole panda lion tiger koala kangaroo bunny wolf hamster weasel skunk sloth""".split()
+)
+WINGS = set(
+    """duck owl penguin parrot hen goose robin sparrow crow swan ladybug bee chick raven
+    griffin""".split()
+)
 
 
 @dataclass
@@ -284,7 +296,7 @@ class World:
         self.fill_in(lists, thing_kinds)
 
     def set_words(self):
-        """he, him ... of the hero, fhe ... of the friend, ehe ... of the elder, ohe ... of a third."""
+        """he, him ... of the hero, fhe, ehe, ohe ... of friend, elder, third one."""
         for prefix, words in (
             ("", ME if self.me else self.hero.words),
             ("f", self.friend.words),
@@ -295,28 +307,32 @@ class World:
 
     def fill_in(self, lists, thing_kinds):
         """Things, places, and other words that stay the same in the whole story."""
-        rng, v, h = self.rng, self.values, self.hero
-        adj, noun = rng.choice(lists["colour" if rng.random() < 0.5 else "look"]), self.noun(thing_kinds)
-        if rng.random() < 0.06:
-            adj = made_up(rng)
-        us = ("we", "us", "our") if self.me else ("they", "them", "their")
-        v.update(zip(("they", "them", "their"), us, strict=True))
-        v.update(theirs="ours" if self.me else "theirs", name=h.name, voc=h.short, a_kind=h.a_kind)
-        v.update(kind=h.kind, hero_kind=h.kind, a_job=f"a {h.kind}", hand=h.hand, hands=h.hand + "s")
-        old = {"he": "man", "she": "woman"}[h.words["he"]]
-        v.update(old_kind=h.kind if h.kind in lists["animal"] + lists["fantasy"] else old)
-        v.update(fname=self.friend.short, fvoc=self.friend.short, ovoc=self.other.short, evoc=self.evoc)
-        v.update(fhand=self.friend.hand, fhands=self.friend.hand + "s", ehand="hand", kin=self.kin)
-        v.update(elder=f"{v['his']} {self.kin}", elder_s=f"{v['his']} {self.kin}'s")
+        rng, v = self.rng, self.values
+        adj = rng.choice(lists["colour" if rng.random() < 0.5 else "look"])
+        noun = self.noun(thing_kinds)
+        adj = made_up(rng) if rng.random() < 0.06 else adj
         v.update(adj=adj, noun=noun, thing=f"{adj} {noun}", a_thing=f"a {adj} {noun}")
         v.update(like=rng.choice(lists["like"]), year=draw_year(rng), land=capital(made_up(rng)))
         v["like2"] = rng.choice([like for like in lists["like"] if like != v["like"]])
         for name in ("colour", "food", "place", "number"):
             v[name] = rng.choice(lists[name])
-        wild = v["old_kind"] != old
+        wild = self.hero.kind in lists["animal"] + lists["fantasy"]
         v["home"] = rng.choice(lists["wild" if wild else "home"])
         for name in ("strange", "strange2", "strange3"):
             v[name] = capital(made_up(rng)) if rng.random() < 0.5 else open_name(rng, "she")
+        man = {"he": "man", "she": "woman"}[self.hero.words["he"]]
+        self.name_people(old_kind=self.hero.kind if wild else man)
+
+    def name_people(self, old_kind):
+        """What hero, friend, elder and the third one are called, and their hands."""
+        v, h, f = self.values, self.hero, self.friend
+        us = ("we", "us", "our", "ours") if self.me else ("they", "them", "their", "theirs")
+        v.update(zip(("they", "them", "their", "theirs"), us, strict=True))
+        v.update(name=h.name, voc=h.short, a_kind=h.a_kind, kind=h.kind, hero_kind=h.kind)
+        v.update(a_job=f"a {h.kind}", old_kind=old_kind, hand=h.hand, hands=h.hand + "s")
+        v.update(fname=f.short, fvoc=f.short, fhand=f.hand, fhands=f.hand + "s")
+        v.update(ovoc=self.other.short, evoc=self.evoc, ehand="hand", kin=self.kin)
+        v.update(elder=f"{v['his']} {self.kin}", elder_s=f"{v['his']} {self.kin}'s")
 
     def noun(self, kinds):
         if kinds == KINDS_OF_THING and self.rng.random() < 0.06:
@@ -403,7 +419,7 @@ def _parse(text, i, closing):
 
 
 def write(template, world):
-    """Expand [choices], <lists> and {words} from left to right, so that who comes first is known."""
+    """Expand [choices], <lists> and {words} from left to right, so that who is first is known."""
     return "".join(_write(part, world) for part in parse(template))
 
 
@@ -434,8 +450,9 @@ def set_choices(choices, world):
             world.values["the_" + name] = re.sub(r"^an? ", "the ", value)
 
 
-SPEECH = """said|asked|cried|shouted|called|whispered|thought|wondered|yelled|cheered|answered|replied
-murmured|declared|explained|remarked|muttered|announced|wanted to know""".replace("\n", "|")
+SPEECH = """said asked cried shouted called whispered thought wondered yelled cheered answered
+replied murmured declared explained remarked muttered announced"""
+SPEECH = "|".join(SPEECH.split())
 SAID = re.compile(r"([,?]\") (said|asked) ((?:[^\s.,\"]+ ?){1,4})(?=[.,]| and\b)")
 HE_SAID = re.compile(r"([,?]\" (?!it\b)\w+) (said|asked)(?=\.)")
 GOES_ON = re.compile(rf"(?:[\w'-]+ ){{0,4}}(?:{SPEECH}|went)\b(?! about)")
@@ -561,16 +578,13 @@ def thing_kinds(needs):
 def suits(opening, plan_slots, needs):
     """Whether an opening goes with the beats: who and what is known, and when it is."""
     slots, both = opening.slots, opening.needs | needs
-    if {"a_friend", "friend"} <= slots | plan_slots and "a_friend" in plan_slots and "friend" in slots:
+    met_later = "a_friend" in plan_slots and "friend" in slots
+    about_thing = slots & {"thing", "a_thing", "noun"}
+    has_thing = plan_slots & {"thing", "noun"} and "a_thing" not in plan_slots
+    if met_later or (about_thing and not has_thing):
         return False
-    if slots & {"thing", "a_thing", "noun"}:
-        if not plan_slots & {"thing", "noun"} or "a_thing" in plan_slots:
-            return False
-    if "now" in both and both & {"night", "winter"}:
-        return False
-    if "I" in both and "third" in both:
-        return False
-    return not ("trade" in both and "young" in both)
+    clashes = ({"now", "night"}, {"I", "third"}, {"trade", "young"})
+    return not any(clash <= both for clash in clashes)
 
 
 def draw_plan(rng, held_out):
@@ -604,7 +618,10 @@ def make_world(rng, plan):
     """A world in which the plan can happen."""
     needs = plan.needs
     what = "child" if rng.random() < 0.55 else "wild"
-    what = "trade" if "trade" in needs else "wild" if "task" in needs and rng.random() < 0.5 else what
+    if "trade" in needs:
+        what = "trade"
+    elif "task" in needs and rng.random() < 0.5:
+        what = "wild"
     world = World(rng, what, thing_kinds(needs), "I" in needs)
     asked = "name" in plan.slots | plan.opening.slots
     if what == "wild" and not asked and not needs & {"named", "I"} and rng.random() < 0.3:
@@ -677,8 +694,9 @@ def me_last(text, world):
     """'I and Tom' is 'Tom and I' when the hero tells the story."""
     if not world.me:
         return text
-    friend = re.escape(world.friend.name) + "|" + re.escape(world.friend.short)
-    text = re.sub(rf"\bI and ((?:my [a-z ]+ )?(?:{friend}|{world.values['elder']}))", r"\1 and I", text)
+    friend, elder = world.friend, world.values["elder"]
+    who = "|".join(map(re.escape, (friend.name, friend.short, elder)))
+    text = re.sub(rf"\bI and ((?:my [a-z ]+ )?(?:{who}))", r"\1 and I", text)
     return re.sub(rf"\b({SPEECH}|added) I\b", r"I \1", text)
 
 
@@ -724,8 +742,16 @@ def check(p=None):
             wrong.append(f"no turn leads out of '{state}'")
     defined = defined_in(p)
     for beat in p.beats:
-        wrong += [f"line {beat.where}: {what}" for what in check_beat(p, beat, known, states, defined)]
+        found = [*unknown_words(p, beat, known, defined), *check_text(beat)]
+        found += [f"nothing leads into '{s}'" for s in beat.sources if s not in {*states, *ENDS}]
+        wrong += [f"line {beat.where}: {what}" for what in found]
     return wrong
+
+
+def chosen_by(beat):
+    """The words that the @ lines of a beat choose."""
+    names = {name for names, _, _ in beat.choices for name in names}
+    return names | {"the_" + name for name in names}
 
 
 def defined_in(p):
@@ -734,31 +760,34 @@ def defined_in(p):
     for _ in range(5):  # as many as the longest way has steps
         for beat in p.of("want") + p.of("more"):
             for source in beat.sources or ("",):
-                chosen = {n for names, _, _ in beat.choices for n in names} | sure.get(source, set())
-                chosen |= {"the_" + n for n in chosen}
+                chosen = chosen_by(beat) | sure.get(source, set())
                 target = beat.target or source
                 sure[target] = sure[target] & chosen if target in sure else chosen
     return sure
 
 
-def check_beat(p, beat, known, states, defined):
-    """What is wrong with one beat."""
-    own = {n for names, _, _ in beat.choices for n in names}
-    sure = set.intersection(*(defined.get(s, set()) for s in beat.sources)) if beat.sources else set()
-    for slot in sorted(beat.slots - known - own - sure - {"the_" + n for n in own}):
+def unknown_words(p, beat, known, defined):
+    """The {words} of a beat that nobody has chosen before it, and <lists> that are not there."""
+    sure = [defined.get(state, set()) for state in beat.sources]
+    sure = set.intersection(*sure) if sure else set()
+    for slot in sorted(beat.slots - known - chosen_by(beat) - sure):
         yield f"{{{slot}}} is not known there"
     for name in re.findall(r"<(\w+)>", beat.text + str(beat.choices)):
         if name not in p.lists:
             yield f"there is no list {name}"
-    for state in beat.sources:
-        if beat.kind != "end" and state not in states:
-            yield f"nothing leads into '{state}'"
-    for quote in re.findall(r"\"([^\"]*)\"", beat.text):
-        for slot in re.findall(r"\{(he|him|his|himself|hero|whom|whose|they|them|their|elder)\}", quote):
-            if beat.kind != "open":
-                yield f"{{{slot}}} in a speech: the hero may be the one who tells the story"
+
+
+OF_HERO = re.compile(r"\{(he|him|his|himself|hero|whom|whose|they|them|their|elder)\}")
+
+
+def check_text(beat):
+    """What is wrong with the text of a beat whatever comes before it."""
     if beat.text.count("[") != beat.text.count("]") or beat.text.count('"') % 2:
         yield "a bracket or a quotation mark is open"
+    for quote in re.findall(r"\"([^\"]*)\"", beat.text):
+        for slot in OF_HERO.findall(quote):
+            if beat.kind != "open":
+                yield f"{{{slot}}} in a speech: the hero may be the one who tells the story"
 
 
 def main():

@@ -1,28 +1,26 @@
-"""Train the default model from scratch on the stories of stories.py: `python embed/recipe/train.py`.
+"""Train the default model from scratch on the stories of stories.py (make model).
 
-Needs `pip install torch`, nothing else that `run.py` does not.  It writes model.bin (llama2.c's format
-v2, int8 in groups of 64) and tokenizer.bin into embed/, and with --work FOLDER keeps checkpoints there.
-Stories and weights start from --seed; other threads, machines or versions of PyTorch round differently.
+Needs `pip install torch`, nothing else that `run.py` does not.  It writes model.bin (llama2.c's
+format v2, int8 in groups of 64) and tokenizer.bin into embed/, and with --work FOLDER it keeps
+checkpoints there.  Stories and weights start from --seed; other threads, machines or versions of
+PyTorch round differently.
 
-Stories are made while training, from a new seed each, so no story is seen twice.  The matrices learn
-by Muon (Jordan, 2024), which needs about half the steps of Adam here, the embedding and the norms by
-Adam.  The learning rate warms up, stays, and falls in a straight line over the last --cool steps, so
-a run can be stopped (SIGTERM, Ctrl-C) and continued with --resume at any time, and ended sooner:
-`--resume --steps S`, S at least --cool steps after the checkpoint's.
+Stories are made while training, from a new seed each, so no story is seen twice.  The matrices
+learn by Muon (Jordan, 2024), which needs about half the steps of Adam here, the embedding and the
+norms by Adam.  The learning rate warms up, stays, and falls in a straight line over the last --cool
+steps.  So a run can be stopped (SIGTERM, Ctrl-C) and continued with --resume at any time, and ended
+sooner: `--resume --steps S`, S at least --cool steps after the checkpoint's.
 """
 
 import argparse
 import io
 import math
 import os
-import random
-import re
 import signal
 import struct
 import sys
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +35,10 @@ HERE = Path(__file__).resolve().parent
 EMBED = HERE.parent
 sys.path.insert(0, str(EMBED.parent))
 
-import run
 from run.recipe.stories import story
+from run.recipe.vocabulary import Encoder, rng_for, train_tokenizer
 
-BOS, GROUP = 1, 64
+GROUP = 64  # weights that share a scale
 
 
 @dataclass
@@ -56,114 +54,7 @@ class Shape:
     seq_len: int = 512
 
 
-# ------------------------------------------------------------------------------- tokenizer
-
-
-def units(text):
-    """The stretches of a text that no token leaves, each with the space before it.
-
-    Letters stay apart from marks, and every digit stands alone.
-
-    >>> units(" It's Zoë, 31!")
-    [' It', "'s", ' Zoë', ',', ' ', '3', '1', '!']
-    """
-    return re.findall(r" ?[^\W\d_]+|'[^\W\d_]+| ?[^\w\s]|\d|\s|_", text)
-
-
-def train_tokenizer(vocab_size, n_stories):
-    """Byte-pair encoding (Gage, 1994) as (pieces, scores), as tokenizer.bin has them.
-
-    <unk>, BOS, EOS and the 256 bytes come first, then merges, the most frequent first, then
-    letters.  Names take no part, and a capital merges with a space last of all: a name is one
-    capital and pieces of small letters, spelled alike wherever it stands, which is easy to copy.
-    """
-    counts = Counter()
-    for i in range(n_stories):
-        counts.update(units(" " + story(rng_for("vocab", i))))
-    seen = Counter(c for unit, n in counts.items() for c in unit * n)
-    letters = sorted(c for c, n in seen.items() if n > 9 and is_letter(c) or " " <= c <= "~")
-    rows = Counter()
-    for unit, n in counts.items():
-        if unit.islower() or not any(map(str.isalpha, unit)):
-            rows[unit] += n
-        elif counts[" " + unit.strip().lower()]:  # a word that begins a sentence
-            rows[unit.strip()] += n
-    capitals = [" " + c for c in letters if c.isupper() and c.isascii()]
-    room = vocab_size - 259 - len(letters) - len(capitals)
-    merges = learn_merges({unit: n for unit, n in rows.items() if len(unit) > 1}, room)
-    starts = [unit for unit, n in rows.most_common() if unit[0].isupper() and len(unit) > 1]
-    starts = [" " + unit for unit in starts if unit in merges[: room - 40]][:40]
-    pieces = [*merges[: room - len(starts)], *starts, *capitals, *letters]
-    special = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % byte for byte in range(256))]
-    scores = [0.0] * len(special) + [-float(i) for i in range(len(pieces))]
-    return special + [piece.encode() for piece in pieces], scores
-
-
-def is_letter(c):
-    """Whether a character has a token of its own: the others are spelled in bytes."""
-    return " " <= c <= "~" or ("\xc0" <= c < "\u0250" and c.isalpha())
-
-
-def learn_merges(counts, room):
-    """The `room` most frequent merges, each counted when those before it are done."""
-    rows, merges = [(list(unit), n) for unit, n in counts.items()], {}
-    pairs, places = Counter(), {}
-    for number, (row, n) in enumerate(rows):
-        count_pairs(row, n, number, pairs, places)
-    while len(merges) < room and pairs:
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges["".join(best)] = True
-        for number in places[best]:
-            row, n = rows[number]
-            count_pairs(row, -n, number, pairs, places)
-            merge_in(row, best)
-            count_pairs(row, n, number, pairs, places)
-        del pairs[best]
-    return list(merges)
-
-
-def count_pairs(row, n, number, pairs, places):
-    """Add n to the count of every pair of a row, and note where it stands."""
-    for pair in zip(row, row[1:], strict=False):
-        pairs[pair] += n
-        places.setdefault(pair, {})[number] = True
-
-
-def merge_in(row, pair):
-    """Merge a pair in a row, in place: ["a", "b", "c"], ("a", "b") -> ["ab", "c"]."""
-    i = 0
-    while i < len(row) - 1:
-        if (row[i], row[i + 1]) == pair:
-            row[i : i + 2] = ["".join(pair)]
-        i += 1
-
-
-def tokenizer_bytes(pieces, scores):
-    """tokenizer.bin: the longest token, then (score, length, bytes) of each."""
-    out = [struct.pack("<I", max(map(len, pieces)))]
-    for piece, score in zip(pieces, scores, strict=True):
-        out.append(struct.pack("<fI", score, len(piece)) + piece)
-    return b"".join(out)
-
-
-class Encoder:
-    """The tokenizer that run.py will use, unit by unit: most units are met again and again."""
-
-    def __init__(self, pieces, scores):
-        self.file = tokenizer_bytes(pieces, scores)
-        self.tokenizer, self.known = run.read_tokenizer(memoryview(self.file)), {}
-
-    def __len__(self):
-        return len(self.tokenizer.pieces)
-
-    def encode(self, text):
-        """The ids of BOS and a text, the same that run.py gives."""
-        ids = [BOS]
-        for unit in units(" " + text):
-            if unit not in self.known:
-                self.known[unit] = self.tokenizer.encode(unit, bos=False, prefix=False)
-            ids += self.known[unit]
-        return ids
+# ------------------------------------------------------------------------------------- data
 
 
 def make_encoder(args):
@@ -179,14 +70,6 @@ def make_encoder(args):
     return Encoder(*made)
 
 
-# ------------------------------------------------------------------------------------- data
-
-
-def rng_for(split, number):
-    """Training, vocabulary and held-out stories come from seeds that never meet."""
-    return random.Random(f"{split}/{number}")
-
-
 class Stream:
     """Windows of `length` + 1 tokens cut from an endless row of different stories."""
 
@@ -200,7 +83,8 @@ class Stream:
         for row in range(rows):
             tokens = []
             while len(tokens) <= self.length:
-                tokens += self.encoder.encode(story(rng_for(self.split, self.number), self.held_out))
+                text = story(rng_for(self.split, self.number), self.held_out)
+                tokens += self.encoder.encode(text)
                 self.number += 1
             table[row] = torch.tensor(tokens[: self.length + 1])
         return table[:, :-1].contiguous(), table[:, 1:].contiguous()
@@ -429,7 +313,7 @@ class Training:
                     self.save(used)
 
     def tell(self, losses, seconds, stories):
-        """A line of progress: losses in nats a token, on stories told otherwise and plots kept out."""
+        """A line of progress: losses in nats a token, of told plots and of plots kept out."""
         rate = len(losses) * self.args.batch * self.args.window / seconds
         told, kept = (held_out_loss(self.model, [batch]) for batch in self.batches)
         print(
