@@ -13,7 +13,7 @@ TEST := -m pytest -n $(JOBS) $(PACKED)
 
 .DEFAULT_GOAL := help
 .PHONY: run test check quick lint fuzz sanitize bench build zipapp portable target universal \
-	test-build test-everywhere emulators smoke matrix rename sums publish kernel model picture \
+	test-build test-everywhere emulators smoke matrix rename sums publish kernel model judge picture \
 	clean help
 
 run: $(VENV)/numpy kernel  ## a story from the model in embed/
@@ -87,8 +87,11 @@ kernel: $(VENV)/kernel     ## embed/kernels/kernels-*: the C kernel for this mac
 picture: $(VENV)/numpy      ## tests/picture.svg: the README's terminal, from a real run
 	$(PY) tests/picture.py
 
-model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: an hour on two cores
+model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: hours on two cores
 	$(PY) embed/recipe/train.py $(ARGS)
+
+judge: $(VENV)/numpy kernel ## the stories of a model (ARGS=FILE): names, sentences that recur, perplexity
+	$(PY) embed/recipe/judge.py $(ARGS)
 
 clean:                     ## back to a fresh clone
 	rm -rf $(VENV) build dist *.egg-info embed/kernels/*.so embed/kernels/*.dylib embed/kernels/*.dll

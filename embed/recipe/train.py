@@ -1,22 +1,21 @@
-"""Train the default model from scratch on the stories of stories.py: `python embed/train.py`.
+"""Train the default model from scratch on the stories of stories.py (make model).
 
-Needs `pip install torch sentencepiece`; nothing else in the project does.  It writes model.bin
-(llama2.c's format v2, int8 in groups of 64) and tokenizer.bin beside itself.  Stories and
-weights start from --seed; other threads, machines or versions of PyTorch round differently.
+Needs `pip install torch`, nothing else that `run.py` does not.  It writes model.bin (llama2.c's
+format v2, int8 in groups of 64) and tokenizer.bin into embed/, and with --work FOLDER it keeps
+checkpoints there.  Stories and weights start from --seed; other threads, machines or versions of
+PyTorch round differently.
 
-Stories are made while training, from a new seed each, so no story is seen twice.  In every second
-one all names are equally likely, in the others some are common and some rare, as in life.  The
-matrices learn by Muon (Jordan, 2024), which needs about half the steps of Adam here, the embedding
-and the norms by Adam.  The learning rate warms up, stays, and falls in a straight line over the
-last part of the run.  SIGTERM or Ctrl-C stops without writing; --resume continues the last
-checkpoint.
+Stories are made while training, from a new seed each, so no story is seen twice.  The matrices
+learn by Muon (Jordan, 2024), which needs about half the steps of Adam here, the embedding and the
+norms by Adam.  The learning rate warms up, stays, and falls in a straight line over the last --cool
+steps.  So a run can be stopped (SIGTERM, Ctrl-C) and continued with --resume at any time, and ended
+sooner: `--resume --steps S`, S at least --cool steps after the checkpoint's.
 """
 
 import argparse
 import io
 import math
 import os
-import random
 import signal
 import struct
 import sys
@@ -28,95 +27,55 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning is waste on a busy machine
 
-import sentencepiece
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-try:
-    from stories import story
-except ImportError:  # imported as run.recipe.train
-    from .stories import story
-
 HERE = Path(__file__).resolve().parent
 EMBED = HERE.parent
-BOS, GROUP = 1, 64
+sys.path.insert(0, str(EMBED.parent))
+
+from run.recipe.stories import story
+from run.recipe.vocabulary import Encoder, rng_for, train_tokenizer
+
+GROUP = 64  # weights that share a scale
 
 
 @dataclass
 class Shape:
     """The seven numbers in the header of a llama2.c file."""
 
-    dim: int = 192
+    dim: int = 256
     hidden_dim: int = 512
     n_layers: int = 6
-    n_heads: int = 6
-    n_kv_heads: int = 6
+    n_heads: int = 8
+    n_kv_heads: int = 4
     vocab_size: int = 2048
     seq_len: int = 512
-
-
-# ------------------------------------------------------------------------------- tokenizer
-
-
-def make_tokenizer(args):
-    """The tokenizer; beside the checkpoint it is kept, so that --resume need not train it again."""
-    kept = args.checkpoint and args.checkpoint.with_suffix(".tokenizer")
-    if args.resume and kept.exists():
-        return sentencepiece.SentencePieceProcessor(model_file=str(kept))
-    sp = train_tokenizer(args.vocab, args.vocab_stories)
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, sp.serialized_model_proto())
-    return sp
-
-
-def train_tokenizer(vocab_size, n_stories):
-    """A SentencePiece BPE model with byte fallback, set up as llama2.c's are."""
-    text = io.BytesIO()
-    texts = (story(rng_for("vocab", i), flat=True) for i in range(n_stories))
-    lines = (line for text in texts for line in text.split("\n"))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines,
-        model_writer=text,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        byte_fallback=True,
-        split_digits=True,
-        character_coverage=1.0,
-        allow_whitespace_only_pieces=True,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        num_threads=1,
-        minloglevel=2,
-    )
-    return sentencepiece.SentencePieceProcessor(model_proto=text.getvalue())
-
-
-def tokenizer_bytes(sp):
-    """tokenizer.bin: the longest token, then (score, length, bytes) of each."""
-    special = {1: "\n<s>\n", 2: "\n</s>\n"}
-    pieces = [special.get(i, sp.id_to_piece(i)).replace("\u2581", " ") for i in range(len(sp))]
-    tokens = [piece.encode() for piece in pieces]
-    out = [struct.pack("<I", max(map(len, tokens)))]
-    for i, token in enumerate(tokens):
-        out.append(struct.pack("<fI", sp.get_score(i), len(token)) + token)
-    return b"".join(out)
 
 
 # ------------------------------------------------------------------------------------- data
 
 
-def rng_for(split, number):
-    """Training, vocabulary and held-out stories come from seeds that never meet."""
-    return random.Random(f"{split}/{number}")
+def make_encoder(args):
+    """The tokenizer; in the folder of the checkpoints it is kept, so that --resume has the same."""
+    kept = args.work and args.work / "pieces.pt"
+    if args.resume and kept.exists():
+        return Encoder(*torch.load(kept))
+    made = train_tokenizer(args.vocab, args.vocab_stories)
+    if kept:
+        buffer = io.BytesIO()
+        torch.save(made, buffer)
+        write_atomically(kept, buffer.getvalue())
+    return Encoder(*made)
 
 
 class Stream:
     """Windows of `length` + 1 tokens cut from an endless row of different stories."""
 
-    def __init__(self, sp, split, length):
-        self.sp, self.split, self.length, self.number = sp, split, length, 0
+    def __init__(self, encoder, split, length, held_out=False):
+        self.encoder, self.split, self.length = encoder, split, length
+        self.held_out, self.number = held_out, 0
 
     def batch(self, rows):
         """(inputs, targets) of shape (rows, length).  Each row begins with a story."""
@@ -124,8 +83,8 @@ class Stream:
         for row in range(rows):
             tokens = []
             while len(tokens) <= self.length:
-                text = story(rng_for(self.split, self.number), flat=self.number % 2 == 0)
-                tokens += [BOS, *self.sp.encode(text)]
+                text = story(rng_for(self.split, self.number), self.held_out)
+                tokens += self.encoder.encode(text)
                 self.number += 1
             table[row] = torch.tensor(tokens[: self.length + 1])
         return table[:, :-1].contiguous(), table[:, 1:].contiguous()
@@ -139,22 +98,26 @@ class Block(nn.Module):
 
     def __init__(self, s):
         super().__init__()
-        self.n_heads, self.head_size = s.n_heads, s.dim // s.n_heads
+        self.n_heads, self.n_kv_heads = s.n_heads, s.n_kv_heads
+        kv_dim = s.dim // s.n_heads * s.n_kv_heads
         self.att_norm, self.ffn_norm = nn.RMSNorm(s.dim, 1e-5), nn.RMSNorm(s.dim, 1e-5)
-        self.wq, self.wk, self.wv, self.wo = (nn.Linear(s.dim, s.dim, bias=False) for _ in range(4))
+        self.wq, self.wo = (nn.Linear(s.dim, s.dim, bias=False) for _ in range(2))
+        self.wk, self.wv = (nn.Linear(s.dim, kv_dim, bias=False) for _ in range(2))
         self.w1, self.w3 = (nn.Linear(s.dim, s.hidden_dim, bias=False) for _ in range(2))
         self.w2 = nn.Linear(s.hidden_dim, s.dim, bias=False)
 
-    def rotate(self, x, cos, sin):
-        """(B, T, dim) -> (B, n_heads, T, head_size), the pairs (0,1), (2,3) ... turned."""
-        x = x.unflatten(-1, (self.n_heads, -1, 2)).transpose(1, 2)
+    def rotate(self, x, heads, cos, sin):
+        """(B, T, heads * head_size) -> (B, heads, T, head_size), pairs (0,1), (2,3) ... turned."""
+        x = x.unflatten(-1, (heads, -1, 2)).transpose(1, 2)
         a, b = x.unbind(-1)
         return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
 
     def forward(self, x, cos, sin):
         h = self.att_norm(x)
-        q, k = (self.rotate(w(h), cos, sin) for w in (self.wq, self.wk))
-        v = self.wv(h).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        q = self.rotate(self.wq(h), self.n_heads, cos, sin)
+        k = self.rotate(self.wk(h), self.n_kv_heads, cos, sin)
+        v = self.wv(h).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
+        k, v = (w.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for w in (k, v))
         att = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
         x = x + self.wo(att.transpose(1, 2).flatten(-2))
         h = self.ffn_norm(x)
@@ -241,10 +204,10 @@ def write_atomically(path, data):
     os.replace(file.name, path)
 
 
-def export(model, sp, out, version=2):
+def export(model, encoder, out, version=2):
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "model.bin", model_bytes(model, version))
-    write_atomically(out / "tokenizer.bin", tokenizer_bytes(sp))
+    write_atomically(out / "tokenizer.bin", encoder.file)
 
 
 # ----------------------------------------------------------------------------------- training
@@ -252,7 +215,7 @@ def export(model, sp, out, version=2):
 
 def learning_rate(step, args):
     """Warm up, stay, and fall in a straight line to a hundredth at the end."""
-    fall = min(1.0, (args.steps - step) / max(1, int(args.steps * args.decay)))
+    fall = min(1.0, (args.steps - step) / args.cool)
     return args.lr * min(1.0, (step + 1) / args.warmup) * max(0.01, fall)
 
 
@@ -270,7 +233,7 @@ def round_trip(model):
         w.copy_((q * scales).reshape(w.shape))
 
 
-def make_optimizers(model, args):
+def make_optimizers(model):
     """Muon for what multiplies vectors, Adam for the rest; --lr means the same to both."""
     matrices = tensors(model)[1][1:]
     rest = [model.tok_emb.weight, *tensors(model)[0]]
@@ -279,103 +242,123 @@ def make_optimizers(model, args):
     return [muon, adam]
 
 
-def save(path, model, optimizers, step, stories):
-    """A checkpoint that --resume continues as if nothing had happened."""
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    buffer = io.BytesIO()
-    torch.save({**state, "step": step, "stories": stories}, buffer)
-    write_atomically(path, buffer.getvalue())
+class Training:
+    """A model on its way: what a checkpoint holds, and what goes on around it."""
+
+    def __init__(self, args):
+        torch.manual_seed(args.seed)
+        torch.set_num_threads(args.threads)
+        self.args, self.encoder = args, make_encoder(args)
+        sizes = (args.dim, args.hidden, args.layers, args.heads, args.kv_heads, len(self.encoder))
+        self.shape = Shape(*sizes, seq_len=args.window)
+        self.model = Llama(self.shape)
+        self.optimizers = make_optimizers(self.model)
+        self.data, self.step = Stream(self.encoder, f"train {args.seed}", args.window), 0
+        self.batches = [
+            Stream(self.encoder, "held-out", args.window, held_out).batch(12)
+            for held_out in (False, True)
+        ]
+        if args.resume and self.checkpoint.exists():
+            self.load()
+
+    @property
+    def checkpoint(self):
+        return self.args.work / "checkpoint.pt"
+
+    def load(self):
+        """Continue as if nothing had happened."""
+        state = torch.load(self.checkpoint)
+        self.model.load_state_dict(state["model"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.step, self.data.number = state["step"], state["stories"]
+
+    def save(self, stories):
+        """Write a checkpoint, and the model as it is, into --work."""
+        state = {"model": self.model.state_dict(), "step": self.step, "stories": stories}
+        buffer = io.BytesIO()
+        torch.save({**state, "optimizers": [o.state_dict() for o in self.optimizers]}, buffer)
+        write_atomically(self.checkpoint, buffer.getvalue())
+        export(self.model, self.encoder, self.args.work)
+
+    def learn(self, step_loss, batch):
+        """One step of the optimizers; returns the loss before it."""
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = learning_rate(self.step, self.args)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = step_loss(*batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+    def run(self):
+        """All steps that are left; prints the losses and saves a checkpoint now and then."""
+        args = self.args
+        step_loss = torch.compile(self.model) if args.compile else self.model
+        losses, last = [], time.time()
+        with ThreadPoolExecutor(1) as pool:  # the next batch is made while this one is learned
+            upcoming = pool.submit(self.data.batch, args.batch)
+            while self.step < args.steps:
+                batch, used = upcoming.result(), self.data.number
+                upcoming = pool.submit(self.data.batch, args.batch)
+                losses.append(self.learn(step_loss, batch))
+                if self.step % args.report == 0 or self.step == args.steps:
+                    self.tell(losses, time.time() - last, used)
+                    losses, last = [], time.time()
+                if args.work and (self.step % args.save_every == 0 or self.step == args.steps):
+                    self.save(used)
+
+    def tell(self, losses, seconds, stories):
+        """A line of progress: losses in nats a token, of told plots and of plots kept out."""
+        rate = len(losses) * self.args.batch * self.args.window / seconds
+        told, kept = (held_out_loss(self.model, [batch]) for batch in self.batches)
+        print(
+            f"{time.strftime('%H:%M')} step {self.step}/{self.args.steps}  "
+            f"train {sum(losses) / len(losses):.4f}  held-out {told:.4f}, plots {kept:.4f}  "
+            f"{rate:.0f} tokens/s  {stories:,} stories",
+            flush=True,
+        )
 
 
 def train(args):
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    started, sp = time.time(), make_tokenizer(args)
-    shape = Shape(args.dim, args.hidden, args.layers, args.heads, args.heads, len(sp))
-    model = Llama(shape)
-    optimizers = make_optimizers(model, args)
-    data, step = Stream(sp, f"train {args.seed}", args.window), 0
-    if args.resume and args.checkpoint.exists():
-        state = torch.load(args.checkpoint)
-        model.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        step, data.number = state["step"], state["stories"]
-    held_out = Stream(sp, "held-out", args.window)
-    batches = [held_out.batch(24) for _ in range(args.eval_batches)]
-    n = sum(p.numel() for p in model.parameters())
-    print(f"{shape}\n{n:,} parameters, tokenizer after {time.time() - started:.0f} s", flush=True)
-    run_steps(args, model, optimizers, sp, data, batches, step)
-    export(model, sp, args.out, 0 if args.float32 else 2)
-    before = held_out_loss(model, batches)
-    round_trip(model)
-    after = held_out_loss(model, batches)
+    """From the first step, or from the checkpoint's, to the files in --out."""
+    started = time.time()
+    if args.work:
+        args.work.mkdir(parents=True, exist_ok=True)
+    training = Training(args)
+    n = sum(p.numel() for p in training.model.parameters())
+    print(f"{training.shape}\n{n:,} parameters, after {time.time() - started:.0f} s", flush=True)
+    training.run()
+    export(training.model, training.encoder, args.out, 0 if args.float32 else 2)
+    before = held_out_loss(training.model, training.batches)
+    round_trip(training.model)
+    after = held_out_loss(training.model, training.batches)
     print(f"held-out loss: float {before:.4f}, int8 {after:.4f}, difference {after - before:+.4f}")
-    print(
-        f"{data.number:,} stories, {time.time() - started:.0f} s wall, "
-        f"{time.process_time():.0f} s CPU; wrote {args.out}/model.bin, tokenizer.bin"
-    )
-
-
-def learn(step_loss, model, optimizers, batch):
-    """One step of the optimizers; returns the loss before it."""
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = step_loss(*batch)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return loss.item()
-
-
-def run_steps(args, model, optimizers, sp, data, batches, first):
-    """Steps `first`.. of args.steps; prints the losses and saves a checkpoint now and then."""
-    step_loss = torch.compile(model) if args.compile else model
-    started = last = time.time()
-    losses = []
-    with ThreadPoolExecutor(1) as pool:  # the next batch is made while this one is learned
-        upcoming = pool.submit(data.batch, args.batch)
-        for done in range(first + 1, args.steps + 1):
-            batch, used = upcoming.result(), data.number
-            upcoming = pool.submit(data.batch, args.batch)
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = learning_rate(done - 1, args)
-            losses.append(learn(step_loss, model, optimizers, batch))
-            if done % args.report == 0 or done == args.steps:
-                rate = len(losses) * batch[0].numel() / (time.time() - last)
-                left = (args.steps - done) * (time.time() - started) / (done - first) / 60
-                held_out = held_out_loss(model, batches)
-                print(
-                    f"step {done}/{args.steps}  train {sum(losses) / len(losses):.4f}  "
-                    f"held-out {held_out:.4f}  {rate:.0f} tokens/s  {used:,} stories  "
-                    f"{left:.0f} min left",
-                    flush=True,
-                )
-                losses, last = [], time.time()
-            if args.checkpoint and done % args.save_every == 0:
-                save(args.checkpoint, model, optimizers, done, used)
-                export(model, sp, args.checkpoint.parent)
+    print(f"{time.time() - started:.0f} s wall, {time.process_time():.0f} s CPU; wrote {args.out}")
 
 
 NUMBERS = {  # what the committed model was trained with
-    "steps": (9000, "steps of the optimizer"),
+    "steps": (11000, "steps of the optimizer"),
     "batch": (4, "windows a step"),
     "window": (512, "tokens a window"),
     "lr": (5e-3, "highest learning rate"),
     "warmup": (200, "steps to reach it"),
-    "decay": (0.4, "the part of the run in which it falls"),
+    "cool": (3500, "steps at the end in which it falls"),
     "vocab": (2048, "tokens of the vocabulary"),
-    "vocab-stories": (20000, "stories that the tokenizer is trained on"),
-    "dim": (192, "width of the model"),
+    "vocab-stories": (5000, "stories that the tokenizer is trained on"),
+    "dim": (256, "width of the model"),
     "hidden": (512, "width of its feed-forward layers"),
     "layers": (6, "layers"),
-    "heads": (6, "attention heads"),
+    "heads": (8, "attention heads"),
+    "kv-heads": (4, "heads of keys and values"),
     "seed": (1, "another number, another model"),
     "threads": (2, "threads of PyTorch"),
     "report": (100, "steps between two lines of progress"),
-    "save-every": (500, "steps between two checkpoints"),
-    "eval-batches": (2, "batches of 24 windows to measure the held-out loss on"),
+    "save-every": (200, "steps between two checkpoints"),
 }
 
 
@@ -386,17 +369,17 @@ def parse_args():
     yes_or_no = argparse.BooleanOptionalAction
     p.add_argument("--compile", action=yes_or_no, default=True, help="needs a C++ compiler")
     p.add_argument("--float32", action="store_true", help="write v0 float32 instead of v2 int8")
-    p.add_argument("--out", type=Path, default=EMBED, help="where to write (embed/)")
-    p.add_argument("--checkpoint", type=Path, help="file to keep checkpoints in (none)")
-    p.add_argument("--resume", action="store_true", help="continue from --checkpoint")
+    p.add_argument("--out", type=Path, default=EMBED, help="where to write the end (embed/)")
+    p.add_argument("--work", type=Path, help="folder to keep checkpoints in (none)")
+    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
     args = p.parse_args()
-    if args.resume and not args.checkpoint:
-        p.error("--resume needs the file to continue from: --checkpoint FILE")
+    if args.resume and not args.work:
+        p.error("--resume needs the folder to continue from: --work FOLDER")
     return args
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM: nothing written"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM: --resume continues"))
     train(parse_args())
 
 
