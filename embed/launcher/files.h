@@ -129,8 +129,11 @@ static void *work(void *unused) {
 static void fill_files(void) {
     pthread_t thread;
     if (pipe(ready)) fail("cannot open a pipe: %s", strerror(errno));
-    for (int i = 0; i < WORKERS; i++)
-        if (pthread_create(&thread, NULL, work, NULL)) work(NULL); /* no thread: do it here */
+    for (int i = 0; i < WORKERS; i++) {
+        if (!pthread_create(&thread, NULL, work, NULL)) continue;
+        work(NULL);                             /* no thread: do it here */
+        setenv("OPENBLAS_NUM_THREADS", "1", 1); /* which ends the process when it gets none */
+    }
     for (int i = 0; i < n_files; i++)
         if (!is_large(&files[i])) fill(&files[i]);
 }

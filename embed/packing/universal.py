@@ -36,9 +36,10 @@ BLOCK = 4096  # programs start and end on such boundaries, for dd
 SCRIPT = 4096  # bytes of the script
 PE = 0x3C  # where a DOS header has the offset of the Windows header; the first line ends there
 SECOND = 0x40  # where the second line begins, which ends at the Windows header
-FIRST_LINE = 'MZ=;eval "$(tail -c+65 "$0"|head -c%d)";echo cut>&2;exit 1\n'
+# Not tail before head: ksh says so when a pipe is closed early.
+FIRST_LINE = 'MZ=;eval "$(head -c%d "$0"|tail -c+65)";echo cut>&2;exit 1\n'
 SECOND_LINE = (
-    'x=$(tail -c+%d "$0"|head -c%d);case $x in "%s"*"%s")eval "$x";;'
+    'x=$(head -c%d "$0"|tail -c+%d);case $x in "%s"*"%s")eval "$x";;'
     '*)echo "run: $0 is cut short: copy it again">&2;exit 1;esac\n'
 )
 BEGIN, END = ": run", ": end"  # the first and the last line of the script
@@ -131,8 +132,8 @@ def script_row(system: str, program: bytes, pkg: archive.Source | None, offset: 
 def with_script(boot: bytes, text: str) -> bytes:
     """Return the bootloader with the two lines in its DOS part, and the script behind it."""
     room = len(dos_part(boot)) - SECOND
-    first = (FIRST_LINE % room).encode()
-    second = (SECOND_LINE % (len(boot) + 1, SCRIPT, BEGIN, END)).encode()
+    first = (FIRST_LINE % (SECOND + room)).encode()
+    second = (SECOND_LINE % (len(boot) + SCRIPT, len(boot) + 1, BEGIN, END)).encode()
     code = text.encode()
     if len(first) > PE or len(second) > room or len(code) > SCRIPT:
         raise UniversalError(
