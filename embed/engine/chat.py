@@ -122,18 +122,18 @@ class Chat:
     def make_room(self) -> list[int] | None:
         """Forget turns until a quarter of the context is free, and return the tokens of the rest.
 
-        They are to be read anew. None when the last turn does not fit.
+        They are to be read anew. The last turn may take more; None when it does not fit at all.
         """
         context = self.model.context
         dropped = 0
         tokens = self.history()
-        while len(tokens) > context * 3 // 4:
-            if len(self.turns) == 1:
-                self.overflow(len(tokens))
-                return None
+        while len(tokens) > context * 3 // 4 and len(self.turns) > 1:
             del self.turns[0]
             dropped += 1
             tokens = self.history()
+        if len(tokens) > context:
+            self.overflow(len(tokens))
+            return None
         self.length = 0
         self.notice(f"[the context of {context} tokens is full: {dropped} old turns forgotten]")
         return tokens
@@ -163,7 +163,12 @@ def ask() -> str | None:
     """Return the next line of the user, None when there are no more."""
     print("User: ", end="", flush=True)
     line = sys.stdin.readline(LONGEST_LINE) if sys.stdin else ""
-    return line.strip() if line else None
+    if len(line) < LONGEST_LINE or line.endswith("\n"):
+        return line.strip() if line else None
+    while line and not line.endswith("\n"):
+        line = sys.stdin.readline(LONGEST_LINE)
+    say_on_stderr(f"[a line of more than {LONGEST_LINE:,} characters is not read: shorten it]")
+    return ""
 
 
 def talk(model: Transformer, system: str, first: str, sampler: Sampler) -> None:

@@ -47,6 +47,9 @@ def interruptible(main: Callable[[], int]) -> int:
 
     A program that was started with Ctrl-C ignored (`run &` in a script) goes on ignoring it.
     """
+    if sys.stdout is None and sys.stderr is not None:
+        print("run: stdout is closed: there is nowhere to write a text to", file=sys.stderr)
+        return 1
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return main()
     try:

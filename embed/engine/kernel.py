@@ -137,7 +137,8 @@ class KernelBackend(Exact):
         super().__init__(file.config, f"c ({isa}, threads: {threads})")
         self.kernel = kernel
         pool = kernel.pool_new(threads)
-        weakref.finalize(self, kernel.pool_free, pool)
+        # Not at exit: a daemon thread may still compute then, and the memory goes anyway.
+        weakref.finalize(self, kernel.pool_free, pool).atexit = False
         sizes = vars(file.config) | {"max_rows": MAX_ROWS}
         self.c_model = CModel(pool, *(sizes[name] for name in SIZES), file.config.norm_eps)
         self.pointer = ctypes.addressof(self.c_model)
