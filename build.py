@@ -13,15 +13,11 @@ embed/packing/README.md tells the rest.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import marshal
-import os
 import shlex
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 try:
@@ -29,7 +25,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"build: {error.name} is missing: `make build` installs it, or pip install numpy")
 
-from run.engine import archive, programs, systems
+from run.engine import archive, programs, scratch, systems
 from run.engine.archive import Member
 from run.packing import EMBED, ROOT, BuildError, compilers, engine_files, freeze, interpreters
 
@@ -47,14 +43,12 @@ def say(text: object) -> None:
 # ------------------------------------------------------------------ what goes into the file
 
 
-def model_members(options: Options, scratch: Path) -> list[Member]:
+def model_members(options: Options, place: Path) -> list[Member]:
     """Check model, tokenizer and default flags; return the Members that hold them."""
-    model = Path(options.model or EMBED / "model.bin")
-    if not model.is_file() and not options.model:
-        raise BuildError("there is no embed/model.bin: name a model with --model FILE")
+    model = model_path(options)
     tokenizer = options.tokenizer or tokenizer_beside(model)
     data = programs.tokenizer_for(model, tokenizer)
-    source = to_int8(model, scratch) if options.int8 else model
+    source = to_int8(model, place) if options.int8 else model
     members = [programs.model_member(source)]
     if data:
         members.append(Member("tokenizer.bin", data))
@@ -62,6 +56,13 @@ def model_members(options: Options, scratch: Path) -> list[Member]:
         check_flags(options.args)
         members.append(Member("args.txt", options.args.encode() + b"\n"))
     return members
+
+
+def model_path(options: Options) -> Path:
+    model = Path(options.model or EMBED / "model.bin")
+    if not model.is_file() and not options.model:
+        raise BuildError("there is no embed/model.bin: name a model with --model FILE")
+    return model
 
 
 def tokenizer_beside(model: Path) -> Path | None:
@@ -78,17 +79,21 @@ def is_gguf(model: Path) -> bool:
 def check_flags(text: str) -> None:
     """End the build with one line if run.py would refuse these default flags."""
     try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BuildError(f"--args {text!a}: this is not UTF-8") from None
+    try:
         run.parse_args(shlex.split(text))
     except (ValueError, run.ModelError) as error:
         raise BuildError(f"--args {text}: {error}") from None
 
 
-def to_int8(model: Path, scratch: Path) -> Path:
+def to_int8(model: Path, place: Path) -> Path:
     """Write the model with its float matrices in int8; return its path, or that of the old one."""
     from run.engine import quantize
 
     say("rounding the weights to int8")
-    target = scratch / "model.int8.bin"
+    target = place / "model.int8.bin"
     try:
         buffer = run.open_buffer(model)
         file = run.read_model(buffer)
@@ -106,12 +111,12 @@ def to_int8(model: Path, scratch: Path) -> Path:
     return model
 
 
-def compiled_kernels(targets: Iterable[str], scratch: Path) -> dict[str, Path]:
+def compiled_kernels(targets: Iterable[str], place: Path) -> dict[str, Path]:
     """Compile the C kernel for each target; one that fails is left out, aloud."""
     kernels = {}
     for target in targets:
         try:
-            kernels[target] = compilers.compile_kernel(target, scratch)
+            kernels[target] = compilers.compile_kernel(target, place)
         except compilers.CompileError as error:
             say(f"without the C kernel for {target}, NumPy does its work: {error}")
     return kernels
@@ -137,16 +142,16 @@ def source_members() -> list[Member]:
 # ------------------------------------------------------------------ the kinds of files
 
 
-def build_native(options: Options, scratch: Path) -> None:
+def build_native(options: Options, place: Path) -> None:
     """Make the executable for this system, from the running Python."""
     system = systems.this_system()
     output = output_path(options, systems.executable_name("run", system))
-    members = model_members(options, scratch)
+    members = model_members(options, place)
     say("compiling")
-    members += kernel_members(compiled_kernels([system], scratch))
-    launcher = native_launcher(scratch)
+    members += kernel_members(compiled_kernels([system], place))
+    launcher = native_launcher(place)
     say("collecting Python and NumPy, about 15 seconds")
-    pkg = freeze.freeze(scratch, small=options.small, bootloader=launcher is None)
+    pkg = freeze.freeze(place, small=options.small, bootloader=launcher is None)
     members.append(Member("app.pkg", pkg))
     write(output, launcher or freeze.bootloader(), members)
     version = freeze.glibc(pkg, *([launcher] if launcher else []))
@@ -154,45 +159,45 @@ def build_native(options: Options, scratch: Path) -> None:
         say(f"it needs glibc {version} or newer (ldd --version tells); --portable needs less")
 
 
-def native_launcher(scratch: Path) -> Path | None:
+def native_launcher(place: Path) -> Path | None:
     """Return the launcher for this system, None where PyInstaller's bootloader takes its place."""
     if sys.platform != "linux":
         return None
     try:
-        return compilers.compile_launcher(scratch)
+        return compilers.compile_launcher(place)
     except compilers.CompileError as error:
         say(f"with PyInstaller's bootloader, which starts slower: {error}")
         return None
 
 
-def build_target(options: Options, scratch: Path) -> None:
+def build_target(options: Options, place: Path, name: str = "") -> None:
     """Make the executable for another system, from packages."""
     target = options.target
-    output = output_path(options, systems.executable_name(f"run-{target}", target))
-    members = model_members(options, scratch)
     interpreters.check(target, options.python)
-    kernels = compiled_kernels([target], scratch)
-    head, pkg = assembled(target, scratch, options, kernels)
+    output = output_path(options, systems.executable_name(name or f"run-{target}", target))
+    members = model_members(options, place)
+    kernels = compiled_kernels([target], place)
+    head, pkg = assembled(target, place, options, kernels)
     write(output, head, [*members, *kernel_members(kernels), Member("app.pkg", pkg)])
 
 
-def build_portable(options: Options, scratch: Path) -> None:
+def build_portable(options: Options, place: Path) -> None:
     """Make the executable for this system, from packages that old distributions can run."""
     options.target = systems.this_system()
     if not options.target.startswith("linux"):
         raise BuildError("--portable is about glibc, which only Linux has: leave it out")
-    options.output = output_path(options, "run")
-    build_target(options, scratch)
+    build_target(options, place, "run")
 
 
-def build_universal(options: Options, scratch: Path) -> None:
+def build_universal(options: Options, place: Path) -> None:
     """Make one file for Windows, Linux and whatever has Python with NumPy, and given programs."""
     from run.packing import universal
 
-    output = output_path(options, "run.com")
     given = given_programs(options.payload)
-    members = model_members(options, scratch)
-    kernels = compiled_kernels(systems.SYSTEMS, scratch)
+    universal.check_systems(given.keys() - {"windows-x86_64"})
+    output = output_path(options, "run.com")
+    members = model_members(options, place)
+    kernels = compiled_kernels(systems.SYSTEMS, place)
     members += kernel_members(kernels) + source_members()
     options.python = None  # one interpreter cannot serve three systems
     inside = {}
@@ -201,7 +206,7 @@ def build_universal(options: Options, scratch: Path) -> None:
         inside[system] = take(path)
     for system in interpreters.PINNED:
         if system not in inside:
-            inside[system] = assembled(system, scratch, options, kernels)
+            inside[system] = assembled(system, place, options, kernels)
     windows = inside.pop("windows-x86_64")
     universal.build(output, windows, inside, members, progress=True)
     report(output)
@@ -218,7 +223,7 @@ def given_programs(payloads: list[str]) -> dict[str, str]:
     return given
 
 
-def build_zipapp(options: Options, scratch: Path) -> None:
+def build_zipapp(options: Options, place: Path) -> None:
     """Make the program as a zip that Python runs, with kernels for every system zig knows."""
     output = output_path(options, "run.pyz")
     targets = list(systems.SYSTEMS)
@@ -226,8 +231,8 @@ def build_zipapp(options: Options, scratch: Path) -> None:
         say("only this system's kernel goes in: python -m pip install ziglang for the others")
         targets = [systems.this_system()]
     say("compiling the kernel for " + ", ".join(targets))
-    kernels = compiled_kernels(targets, scratch)
-    members = source_members() + kernel_members(kernels) + model_members(options, scratch)
+    kernels = compiled_kernels(targets, place)
+    members = source_members() + kernel_members(kernels) + model_members(options, place)
     write(output, ZIPAPP_HEAD, members)
     if output.stat().st_size >= archive.LIMIT:
         say("above 4 GB only Python 3.13 and newer can start it")
@@ -239,25 +244,45 @@ def build_kernel() -> None:
 
 
 def assembled(
-    target: str, scratch: Path, options: Options, kernels: dict[str, Path]
+    target: str, place: Path, options: Options, kernels: dict[str, Path]
 ) -> tuple[bytes, Path]:
     """Return the program and the archive for a system, put together from packages."""
     from run.packing import assemble
 
     say(f"putting Python and NumPy for {target} together")
-    place = scratch / target
-    place.mkdir()
+    folder = place / target
+    folder.mkdir()
     return assemble.assemble(
-        target, place, kernel=kernels.get(target), python=options.python, small=options.small
+        target, folder, kernel=kernels.get(target), python=options.python, small=options.small
     )
 
 
 def output_path(options: Options, name: str) -> Path:
-    """Return where to write: what the user named, else `name` in dist/."""
-    if options.output:
-        return Path(options.output)
-    DIST.mkdir(exist_ok=True)
-    return DIST / name
+    """Return where to write: what the user named, else `name` in dist/.
+
+    Refuses what could not be written at the end, and what the build reads.
+    """
+    if not options.output:
+        DIST.mkdir(exist_ok=True)
+    output = Path(options.output or DIST / name)
+    archive.check_output(output, inputs(options))
+    if output.exists():
+        say(f"{output} is there already and will be replaced")
+    return output
+
+
+def inputs(options: Options) -> list[Path]:
+    """Return the files that a build reads."""
+    model = model_path(options)
+    named = [options.tokenizer, options.python, *given_programs(options.payload).values()]
+    beside = None if options.tokenizer else model.with_name("tokenizer.bin")
+    return [Path(path) for path in (model, beside, *named, *sources()) if path]
+
+
+def sources() -> list[Path]:
+    """Return the files of this project that a build reads."""
+    rooms = (path for path in EMBED.glob("*/*") if path.suffix != ".bin")
+    return [Path(__file__), ROOT / "run.py", *rooms]
 
 
 def write(output: Path, head: bytes | Path, members: list[Member]) -> None:
@@ -298,49 +323,29 @@ def parse_args(argv: list[str] | None) -> Options:
     return parser.parse_args(argv)
 
 
-def build(options: Options, scratch: Path) -> None:
+def build(options: Options, place: Path) -> None:
     """Make what the command line asks for."""
+    archive.stamp()  # a SOURCE_DATE_EPOCH of no use is known before any work
     if options.target:
-        build_target(options, scratch)
+        build_target(options, place)
     elif options.portable:
-        build_portable(options, scratch)
+        build_portable(options, place)
     elif options.zipapp:
-        build_zipapp(options, scratch)
+        build_zipapp(options, place)
     elif options.universal:
-        build_universal(options, scratch)
+        build_universal(options, place)
     elif options.kernel:
         build_kernel()
     else:
-        build_native(options, scratch)
-
-
-@contextlib.contextmanager
-def scratch_directory() -> Iterator[Path]:
-    """Give a directory for what is in between; those that killed builds left are removed."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob("run-build-*-*"):
-        if os.name == "posix" and not is_alive(left.name.split("-")[2]):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"run-build-{os.getpid()}-") as scratch:
-        yield Path(scratch)
-
-
-def is_alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
+        build_native(options, place)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build, and return the exit status; every failure is one line on stderr."""
     options = parse_args(argv)
     try:
-        with scratch_directory() as scratch:
-            build(options, scratch)
+        with scratch.directory(compilers.SCRATCH) as place:
+            build(options, place)
         return 0
     except (BuildError, archive.ArchiveError, run.ModelError) as error:
         say(error)

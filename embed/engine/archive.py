@@ -35,9 +35,13 @@ END64 = struct.Struct("<4sQ2H2I4Q")
 LOCATOR = struct.Struct("<4sIQI")
 ZIP64 = 1  # the extra field with 64-bit sizes and offsets
 PADDING = 0xD935  # the extra field that zipalign invented: alignment, then zeros
+DEFLATED = 8  # the one method of compression that is read
+UNPACKED = 4  # a compressed member may be this many times as large as the whole file
+ENCRYPTED = 1  # a flag
 UTF8 = 0x800  # the flag for names in UTF-8
 UNIX = 0x300  # made there: the file's mode counts
 FIRST_DATE = 315532800  # 1980, in seconds since 1970
+LAST_DATE = 4354819198  # the end of 2107, the last that a zip can hold
 NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
@@ -89,8 +93,8 @@ class Entry(NamedTuple):
 class Archive:
     """The zip at the end of a file. Raises ArchiveError if there is none.
 
-    path: the file. entries: {name: Entry} in the order of the file. head_size: the length of what
-    stands before the zip.
+    path, size: of the file. entries: {name: Entry} in the order of the file. head_size: the length
+    of what stands before the zip.
     """
 
     def __init__(self, path: str | Path):
@@ -103,6 +107,7 @@ class Archive:
 
     def read_directory(self, file):
         """Find all entries, and where their data stand."""
+        self.size = file.seek(0, os.SEEK_END)
         count, start, shift = self.find_directory(file)
         file.seek(start)
         found = sorted((self.read_entry(file, shift) for _ in range(count)), key=lambda e: e.header)
@@ -111,7 +116,7 @@ class Archive:
 
     def find_directory(self, file):
         """Return how many entries there are, where they begin, and what to add to their offsets."""
-        size = file.seek(0, os.SEEK_END)
+        size = self.size
         file.seek(max(0, size - 65557))  # the end record and the longest comment
         tail = file.read()
         at = tail.rfind(b"PK\5\6")
@@ -131,7 +136,7 @@ class Archive:
         fields = CENTRAL.unpack(file.read(CENTRAL.size))
         if fields[0] != b"PK\1\2":
             raise struct.error("no entry here")
-        method = fields[4]
+        method = -1 if fields[3] & ENCRYPTED else fields[4]
         crc, packed, size, name_length, extra_length, comment_length = fields[7:13]
         header = fields[16]
         name = file.read(name_length).decode()
@@ -153,6 +158,8 @@ class Archive:
         file.seek(name, os.SEEK_CUR)
         padding = extra_field(file.read(extra), PADDING, "<H")
         offset = entry.header + LOCAL.size + name + extra
+        if offset + entry.packed > self.size:
+            raise ValueError("a member behind the end")
         return entry._replace(offset=offset, align=padding[0] if padding else 1)
 
     def read(self, name: str) -> bytes:
@@ -161,7 +168,23 @@ class Archive:
         with opened(self.path) as file:
             file.seek(entry.offset)
             data = file.read(entry.packed)
-        return zlib.decompress(data, -15) if entry.method else data
+        return self.unpacked(entry, data) if entry.method else data
+
+    def unpacked(self, entry, data):
+        """Return the bytes of a deflated member. ArchiveError if they are not what the zip says."""
+        name = f"{entry.name} in {self.path}"
+        if entry.method != DEFLATED:
+            raise ArchiveError(f"{name} is compressed by an unknown method: store it with zip -0")
+        if entry.size > UNPACKED * self.size + CHUNK:
+            raise ArchiveError(f"{name} unpacks to {entry.size:,} bytes: store it with zip -0")
+        unpacker = zlib.decompressobj(-15)
+        try:
+            data = unpacker.decompress(data, entry.size + 1)
+        except zlib.error:
+            data = b""
+        if len(data) != entry.size or zlib.crc32(data) != entry.crc:
+            raise ArchiveError(f"{name} is damaged: copy it again")
+        return data
 
     def member(self, name: str) -> Member:
         """Return a Member that copies this one into another archive as it is."""
@@ -208,11 +231,22 @@ def write(
     """
     members = list(members)
     total = size_of(head) + sum(size_of(member.source) for member in members)
+    check_output(output, files_of([head, *(member.source for member in members)]))
     with aside(output, mode, total) as file:
         meter = Meter(output, total if progress else 0)
         copy(head, file, meter)
         directory(file, [add(file, member, meter) for member in members])
         meter.end()
+
+
+def draft(head: Source, members: Iterable[Member]) -> list[Entry]:
+    """Return where `write` would put the members, by writing them into a file without a name."""
+    import tempfile  # late: every program reads this file as it starts
+
+    with tempfile.TemporaryFile() as file:
+        meter = Meter("draft", 0)
+        copy(head, file, meter)
+        return [add(file, member, meter) for member in members]
 
 
 def rewrite(
@@ -233,6 +267,7 @@ def rewrite(
     end = archive.entries[names[first]].header if names else archive.head_size
     members = changed_members(archive, names[first:], changes)
     total = end + sum(size_of(member.source) for member in members)
+    check_output(output, [archive.path, *files_of(member.source for member in members)])
     mode = archive.path.stat().st_mode & 0o777
     with aside(output, mode, total) as file:
         meter = Meter(output, total if progress else 0)
@@ -253,6 +288,12 @@ def changed_members(archive, names, changes):
     added = [member for name, member in changes.items() if name not in archive.entries]
     members[-1:-1] = added
     return [member for member in members if member]
+
+
+def files_of(sources: Iterable[Source]) -> list[str | Path]:
+    """Return the files from which sources are read."""
+    found = (source.path if isinstance(source, Slice) else source for source in sources)
+    return [path for path in found if not isinstance(path, bytes)]
 
 
 def size_of(source: Source) -> int:
@@ -368,10 +409,35 @@ def central_header(entry):
 
 def stamp():
     """Return the time and date of every member: SOURCE_DATE_EPOCH, else a zip's first."""
-    seconds = max(int(os.environ.get("SOURCE_DATE_EPOCH") or 0), FIRST_DATE)
-    t = time.gmtime(seconds)
+    text = os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ArchiveError(f"SOURCE_DATE_EPOCH={text} is no number of seconds since 1970: fix it")
+    t = time.gmtime(min(max(int(text), FIRST_DATE), LAST_DATE))
     clock = t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec // 2
     return clock, (t.tm_year - 1980) << 9 | t.tm_mon << 5 | t.tm_mday
+
+
+# ------------------------------------------------------------------ the file that is written
+
+
+def check_output(output: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise ArchiveError if `output` cannot be written, or is one of the files that are read."""
+    folder = Path(output).parent
+    if os.path.islink(output):
+        raise ArchiveError(
+            f"cannot write {output}: it is a link to {os.readlink(output)}: "
+            "name the file itself, or remove the link"
+        )
+    if not folder.is_dir():
+        raise ArchiveError(f"cannot write {output}: there is no directory {folder}")
+    if not os.path.lexists(output):
+        return
+    if not os.path.isfile(output):
+        raise ArchiveError(f"cannot write {output}: it is not a file")
+    for path in inputs:
+        if os.path.exists(path) and os.path.samefile(output, path):
+            also = "" if os.fspath(path) == os.fspath(output) else f" (as {path})"
+            raise ArchiveError(f"{output} is read for this{also}: choose another name with -o")
 
 
 @contextlib.contextmanager
@@ -379,28 +445,74 @@ def aside(output: str | Path, mode: int, size: int) -> Iterator[BinaryIO]:
     """Give a file to write that takes its name only when it is complete; else nothing is left.
 
     On Linux the file has no name before, so that not even a killed process leaves one behind.
+    Elsewhere its name is random, and nothing that had the name before is used. Links are not
+    followed. mode: without what the umask takes away.
     """
-    output = Path(os.path.realpath(output))
-    if not output.parent.is_dir():
-        raise ArchiveError(f"cannot write {output}: there is no directory {output.parent}")
-    if output.exists() and not output.is_file():
-        raise ArchiveError(f"cannot write {output}: it is not a file")
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    check_output(output)
+    output = Path(os.path.realpath(Path(output).parent), Path(output).name)
+    part = None
     try:
-        file = nameless(output.parent) or open(part, "w+b")  # noqa: SIM115
+        file = nameless(output.parent)
+        if file is None:
+            file, part = named(output.parent)
         with file:
             yield file
             file.flush()
-            os.chmod(file.fileno() if os.chmod in os.supports_fd else part, mode)
+            if os.chmod in os.supports_fd:
+                os.chmod(file.fileno(), mode & ~umask())
             os.fsync(file.fileno())
-            if not part.exists():
-                os.link(f"/proc/self/fd/{file.fileno()}", part, src_dir_fd=0)
-        os.replace(part, output)
+            if part is None:
+                part = linked(file, output)
+        if part:
+            os.replace(part, output)
+            part = None
     except OSError as error:
         room = room_left(output.parent, size) if error.errno in NO_ROOM else ""
         raise ArchiveError(f"cannot write {output}: {error.strerror}{room}") from None
     finally:
-        part.unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """Return the permissions that this process's new files do not get."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def part_name(folder: Path) -> Path:
+    return folder / f".run-{os.urandom(8).hex()}.part"
+
+
+def nameless(folder: Path) -> BinaryIO | None:
+    """Return a file that has no name yet, None where the system has no such thing."""
+    if not (hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")):
+        return None
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b")
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+
+
+def named(folder: Path) -> tuple[BinaryIO, Path]:
+    """Return a new file, and the name that nobody could foresee."""
+    part = part_name(folder)
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
+    return open(os.open(part, flags, 0o600), "w+b"), part
+
+
+def linked(file: BinaryIO, output: Path) -> Path | None:
+    """Give a nameless file its name; where that is taken return another one, to be renamed."""
+    source = f"/proc/self/fd/{file.fileno()}"
+    with contextlib.suppress(FileExistsError):
+        os.link(source, output, src_dir_fd=0)
+        return None
+    part = part_name(output.parent)
+    os.link(source, part, src_dir_fd=0)
+    return part
 
 
 def room_left(directory: Path, size: int) -> str:
@@ -409,18 +521,6 @@ def room_left(directory: Path, size: int) -> str:
 
     free = shutil.disk_usage(directory).free
     return f": it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there"
-
-
-def nameless(directory: Path) -> BinaryIO | None:
-    """Return a file that has no name yet, None where the system has no such thing."""
-    if not (hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")):
-        return None
-    try:
-        return open(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b")
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-            return None
-        raise
 
 
 class Meter:

@@ -9,8 +9,6 @@ import functools
 import itertools
 import math
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,14 @@ import numpy as np
 
 from run import Config, Layer, ModelError, ModelFile, NumPyBackend, Transformer, Weights
 
+from . import scratch
 from .carried import find_carried
 from .kernel import ABI, FUNCTIONS, KernelBackend
 from .quantize import quantized
 from .systems import kernel_file, this_system
 
 PREFIX = "run-kernel-"  # of temporary directories
+copies: list[tuple[Path, int]] = []  # those of this process
 
 
 @functools.cache
@@ -31,13 +31,13 @@ def load() -> Any:
     """Return the library, its functions declared. ModelError says why there is none."""
     name = kernel_file(this_system())
     try:
-        path = Path(library_path(name))
-        kernel = ctypes.CDLL(str(path))
-        if path.parent.name.startswith(PREFIX) and os.name == "posix":
-            shutil.rmtree(path.parent)  # a loaded library needs no name
+        kernel = ctypes.CDLL(str(library_path(name)))
         declare(kernel)
     except (OSError, AttributeError) as error:
         raise ModelError(f"{name} cannot be loaded: {error}") from None
+    finally:
+        if os.name == "posix":  # a loaded library needs no name
+            remove_copies()
     if kernel.kernel_abi() != ABI:
         raise ModelError(f"{name} is of another version: compile it again (make kernel)")
     if not probe(kernel):
@@ -81,13 +81,17 @@ def memory_file(name: str) -> int | None:
 def temporary_copy(name: str, data: Any) -> Path:
     """Return a file with this content, for systems without files in memory; load removes it.
 
-    Windows keeps a loaded library's file: there the ones of earlier runs are removed instead.
+    Windows keeps a loaded library's file: there a later run removes it.
     """
-    for old in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
-        shutil.rmtree(old, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix=PREFIX)) / name
+    copies.append(scratch.create(PREFIX))
+    path = copies[-1][0] / name
     path.write_bytes(data)
     return path
+
+
+def remove_copies() -> None:
+    while copies:
+        scratch.remove(*copies.pop())
 
 
 def probe(kernel: Any) -> bool:

@@ -13,14 +13,13 @@ import run
 from run import ModelError
 
 from . import systems
-from .archive import Archive, ArchiveError, Member, Slice, opened, rewrite, write
+from .archive import Archive, ArchiveError, Member, Slice, check_output, opened, rewrite, write
 from .carried import KERNELS, NAMES, running_archive
 
 MODEL_ALIGN = 64  # a cache line, and what the widest vector loads like best
 V0_HEADER = 28  # bytes before the weights of llama2.c's first format, which has no magic number
 MAGICS = b"GGUF", b"24ka"  # the other formats keep their own alignment
-DOS = 0x3C  # bytes of a DOS header that a universal file replaces by a line of shell
-INDEX = "universal.json"  # the member of a universal file that keeps those bytes
+INDEX = "universal.json"  # what a universal file has of its bootloader's head, which it changes
 
 
 # ------------------------------------------------------------------ a model for a program
@@ -93,6 +92,8 @@ def embed(model: str | Path, tokenizer: str | Path | None, output: str | Path) -
     if same_file(output, path):
         raise ModelError(f"{output} is the running program: choose another name with -o")
     try:
+        check_output(output, [model, *([tokenizer] if tokenizer else [])])
+        old = replaces(output)
         archive = Archive(path)
         data = tokenizer_for(model, tokenizer, archive)
         changes = {"model.bin": model_member(Path(model)), "tokenizer.bin": None}
@@ -101,18 +102,23 @@ def embed(model: str | Path, tokenizer: str | Path | None, output: str | Path) -
         rewrite(output, archive, changes, progress=True)
     except ArchiveError as error:
         raise ModelError(str(error)) from None
-    return f"{output} is written: {os.path.getsize(output) / 1e6:.1f} MB"
+    return f"{output} is written: {os.path.getsize(output) / 1e6:.1f} MB{old}"
 
 
 def same_file(output: str | Path, path: str | Path) -> bool:
     return os.path.exists(output) and os.path.samefile(output, path)
 
 
+def replaces(output: str | Path) -> str:
+    """Return what to add to the message that a file is written."""
+    return ", in place of the file that was there" if os.path.exists(output) else ""
+
+
 # ------------------------------------------------------------------ --assimilate
 
 
-def assimilate(output: str | Path | None = None, path: str | Path | None = None) -> str | Path:
-    """Write this system's program, with the model, as a plain executable; return its path.
+def assimilate(output: str | Path | None, path: str | Path | None = None) -> str:
+    """Write this system's program, with the model, as a plain executable; return what to say.
 
     path: a universal file; None is the running one. Raises ModelError.
     """
@@ -122,14 +128,17 @@ def assimilate(output: str | Path | None = None, path: str | Path | None = None)
         archive = Archive(path) if path else None
         if path is None or archive is None or INDEX not in archive.entries:
             raise ModelError("--assimilate is for universal files: this program is a plain one")
-        output = output or systems.executable_name(Path(path).stem, system)
+        if not output:
+            raise ModelError("--assimilate needs -o NAME, the executable to write")
         if same_file(output, path):
             raise ModelError(f"{output} is the universal file: choose another name with -o")
+        check_output(output)
+        old = replaces(output)
         head, pkg = program_for(system, archive)
         write(output, head, members_for(system, archive, pkg), progress=True)
     except ArchiveError as error:
         raise ModelError(str(error)) from None
-    return output
+    return f"{output} is written{old}"
 
 
 def program_for(system: str, archive: Archive) -> tuple[bytes, str | None]:
@@ -145,11 +154,15 @@ def program_for(system: str, archive: Archive) -> tuple[bytes, str | None]:
 
 
 def windows_program(archive: Archive) -> bytes:
-    """Return the bootloader that is the head of a universal file, with its own DOS header."""
-    index = json.loads(archive.read(INDEX))
-    with opened(archive.path) as file:
-        head = file.read(index["bootloader"])
-    return base64.b64decode(index["dos"]) + head[DOS:]
+    """Return the bootloader that is the head of a universal file, with its own DOS part."""
+    try:
+        index = json.loads(archive.read(INDEX))
+        with opened(archive.path) as file:
+            head = file.read(index["bootloader"])
+        own = base64.b64decode(index["dos"])
+    except (ValueError, KeyError, TypeError):
+        raise ArchiveError(f"{INDEX} in {archive.path} is damaged: copy it again") from None
+    return own + head[len(own) :]
 
 
 def members_for(system: str, archive: Archive, pkg: str | None) -> list[Member]:

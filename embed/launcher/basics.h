@@ -19,10 +19,12 @@ static void fail(const char *format, ...) {
 
 static void damaged(void) { fail("this file is damaged or cut short: copy it again"); }
 
+static void no_memory(void) { fail("there is no memory left, or less allowed (ulimit -v)"); }
+
 /* Memory that is never freed: this process becomes Python, and what is asked for here stays. */
 static void *memory(size_t size) {
     void *found = calloc(1, size);
-    if (!found) fail("there is no memory left");
+    if (!found) no_memory();
     return found;
 }
 

@@ -98,6 +98,8 @@ class Importer:
         self.libraries = [row for row in self.libraries if row[0] not in waiting]
         for _ in range(len(waiting)):  # each after those that it needs: round by round
             waiting = [file for file in waiting if not self.loaded(file)]
+        if waiting and is_memory(self.error):
+            raise ImportError(self.error)
 
     def loaded(self, file):
         """Load a library by Python's only call of dlopen that needs no library itself."""
@@ -143,14 +145,37 @@ def install(table):
     return importer
 
 
-def main():
+def run_program():
     """Run the last script of app.pkg, which is the program's own, as the main module."""
-    take_interrupts()
     importer = install(sys.argv.pop(1))
     name, start = list(importer.scripts.items())[-1]
     sys.modules["__main__"] = module = type(sys)("__main__")
     module.__file__ = importer.origin(name)
     exec(marshal.loads(os.pread(importer.fd, 1 << 20, start)), module.__dict__)
+
+
+def main():
+    """Run the program, and say in one line why it cannot be loaded."""
+    take_interrupts()
+    try:
+        run_program()
+    except (ImportError, MemoryError, OSError) as error:  # the program reports later ones
+        os.write(2, f"run: it does not start: {reason(error)}\n".encode("utf-8", "replace"))
+        posix._exit(1)
+
+
+def is_memory(text):
+    return "map segment" in text or "Cannot allocate" in text
+
+
+def reason(error):
+    """Return in one line what is behind an error: NumPy wraps the cause into pages of advice."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, MemoryError) or is_memory(text):
+        text = f"there is no memory left, or less allowed (ulimit -v): {text}"
+    return text
 
 
 main()

@@ -35,7 +35,14 @@ static void remove_files(void) {
 /* Whether code can be loaded from a file; hardened systems and noexec directories forbid it. */
 static int can_hold_code(int fd) {
     void *code = mmap(NULL, 1, PROT_EXEC, MAP_PRIVATE, fd, 0);
+    if (code == MAP_FAILED && errno == ENOMEM) no_memory();
     return code != MAP_FAILED && !munmap(code, 1);
+}
+
+/* It takes some forty files: where so many may not be open, no other place for them would help. */
+static void check_descriptors(const File *f) {
+    if (f->fd < 0 && (errno == EMFILE || errno == ENFILE))
+        fail("too many open files: allow more (ulimit -n 256)");
 }
 
 static int create_in_memory(File *f) {
@@ -43,6 +50,7 @@ static int create_in_memory(File *f) {
     struct stat info;
     f->fd = syscall(SYS_memfd_create, f->entry->name, EXECUTABLE);
     if (f->fd < 0 && errno == EINVAL) f->fd = syscall(SYS_memfd_create, f->entry->name, 0);
+    check_descriptors(f);
     if (f->fd < 0) return 0;
     snprintf(f->path, sizeof f->path, "/proc/self/fd/%d", f->fd);
     if (!stat(f->path, &info) && can_hold_code(f->fd)) return 1;
@@ -54,7 +62,10 @@ static int create_in_memory(File *f) {
 static int create_in(File *f, const char *directory) {
     if (!directory || strpbrk(directory, " :\t\n")) return 0;
     int n = snprintf(f->path, sizeof f->path, "%s/run-XXXXXX", directory);
-    if (n >= (int)sizeof f->path || (f->fd = mkstemp(f->path)) < 0) return 0;
+    if (n >= (int)sizeof f->path) return 0;
+    f->fd = mkstemp(f->path);
+    check_descriptors(f);
+    if (f->fd < 0) return 0;
     if (can_hold_code(f->fd)) return 1;
     close(f->fd);
     unlink(f->path);
@@ -76,11 +87,16 @@ static void create(File *f, const Entry *e) {
 
 /* ------------------------------------------------------------------ filling them */
 
+static void cannot_unpack(const File *f, int error) {
+    const char *hint = error == EFBIG ? ": allow larger files (ulimit -f)" : "";
+    fail("cannot unpack %s: %s%s", f->entry->name, error ? strerror(error) : "cut short", hint);
+}
+
 static void fill_stored(const File *f) {
     off_t offset = pkg + ntohl(f->entry->offset);
     for (size_t left = ntohl(f->entry->packed); left;) {
         ssize_t n = sendfile(f->fd, self, &offset, left);
-        if (n <= 0) fail("cannot unpack %s: %s", f->entry->name, n ? strerror(errno) : "cut short");
+        if (n <= 0) cannot_unpack(f, n ? errno : 0);
         left -= n;
     }
 }
@@ -91,7 +107,7 @@ static void fill_compressed(const File *f) {
     read_at(in, packed, pkg + ntohl(f->entry->offset));
     if (!ftruncate(f->fd, size))
         out = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
-    if (out == MAP_FAILED) fail("cannot unpack %s: %s", f->entry->name, strerror(errno));
+    if (out == MAP_FAILED) cannot_unpack(f, errno);
     inflate(in, packed, out, size);
     munmap(out, size);
     free(in);
@@ -113,8 +129,11 @@ static void *work(void *unused) {
 static void fill_files(void) {
     pthread_t thread;
     if (pipe(ready)) fail("cannot open a pipe: %s", strerror(errno));
-    for (int i = 0; i < WORKERS; i++)
-        if (pthread_create(&thread, NULL, work, NULL)) work(NULL); /* no thread: do it here */
+    for (int i = 0; i < WORKERS; i++) {
+        if (!pthread_create(&thread, NULL, work, NULL)) continue;
+        work(NULL);                             /* no thread: do it here */
+        setenv("OPENBLAS_NUM_THREADS", "1", 1); /* which ends the process when it gets none */
+    }
     for (int i = 0; i < n_files; i++)
         if (!is_large(&files[i])) fill(&files[i]);
 }
@@ -123,6 +142,10 @@ static void fill_files(void) {
 
 static void cannot_load(const File *f) {
     const char *error = dlerror(), *hint = "";
+    struct rlimit space;
+    if (strstr(error, "map segment") && !getrlimit(RLIMIT_AS, &space) &&
+        space.rlim_cur != RLIM_INFINITY)
+        no_memory();
     if (strstr(error, "GLIBC_"))
         hint = ": this system is older than the program; build it with --portable";
     fail("cannot load %s: %s%s", f->entry->name, error, hint);

@@ -32,6 +32,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -72,9 +73,33 @@ static void hold_interrupts(void) {
     sigprocmask(SIG_BLOCK, &interrupt, NULL);
 }
 
+/* A model is mapped, not read. If its file becomes shorter meanwhile, or its disk goes away, the
+   system sends SIGBUS to the thread that looks at what is gone, wherever it is. */
+static void bus_error(int number) {
+    static const char line[] = "run: a file in use became shorter, or cannot be read any more\n";
+    (void)number;
+    if (write(2, line, sizeof line - 1)) _exit(1);
+    _exit(1);
+}
+
+/* Too large a file is to be an error (EFBIG), which somebody reports, and not the end. */
+static void set_signals(void) {
+    struct sigaction action = {.sa_handler = bus_error};
+    sigaction(SIGBUS, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
 /* Python's library has its version in its name; libpython3.so is a stub beside it. */
 static int is_python(const Entry *e) {
     return !strncmp(e->name, "libpython3.", 11) && strcmp(e->name, "libpython3.so");
+}
+
+/* Less than all libraries take, which are mapped: Python would fail in ways of its own. */
+static void check_space(void) {
+    struct rlimit space;
+    rlim_t needed = 0;
+    for (int i = 0; i < n_files; i++) needed += ntohl(files[i].entry->size);
+    if (!getrlimit(RLIMIT_AS, &space) && space.rlim_cur < needed) no_memory();
 }
 
 static void create_files(const Entry *program, const Entry *preload) {
@@ -98,6 +123,7 @@ static void *load_python(char **argv) {
     const Entry *program = find_entry("python"), *preload = find_entry("launcher.so");
     if (program && preload && !PRELOADED) start_program(program, preload, argv);
     create_files(program, preload);
+    check_space();
     fill_files();
     fill(&base);
     if (!python.entry) return RTLD_DEFAULT;
@@ -125,6 +151,7 @@ static int launch(int argc, char **argv, char **unused) {
     (void)unused;
     if (argc < 1) fail("Python does not start: it was called without a name");
     hold_interrupts();
+    set_signals();
     reserve();
     void *library = load_python(argv);
     int (*python_main)(int, char **) = (int (*)(int, char **))dlsym(library, "Py_BytesMain");

@@ -18,7 +18,7 @@ static void start_program(const Entry *program, const Entry *preload, char **arg
     if (asprintf(&state, "%d\n%s\n%s", self, on_disk ? p.path : "", on_disk ? l.path : "") < 0 ||
         asprintf(&preloaded, "%s:%s", l.path, others ? others : "") < 0 ||
         setenv("RUN_LAUNCHER", state, 1) || setenv("LD_PRELOAD", preloaded, 1))
-        fail("there is no memory left");
+        no_memory();
     if (on_disk) {
         fchmod(p.fd, 0700);
         close(p.fd); /* a file open for writing cannot be started */

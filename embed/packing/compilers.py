@@ -15,15 +15,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
+from ..engine import archive, scratch
 from ..engine.systems import SYSTEMS, kernel_file, this_system
 from . import EMBED, BuildError
 
 HERE = EMBED / "kernels"
 SOURCE = HERE / "kernel.c"
 LAUNCHER = EMBED / "launcher"
+SCRATCH = "run-build-"  # begins the names of temporary directories
 FLAGS = (
     "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-stack-protector "
     "-fvisibility=hidden"
@@ -36,9 +37,14 @@ class CompileError(BuildError):
 
 
 def zig() -> list[str] | None:
-    """Return the command of the PyPI package ziglang, or of a zig on the path."""
-    if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang"]
+    """Return the command of the PyPI package ziglang, or of a zig on the path.
+
+    Not `python -m ziglang`: that would look for it in the directory where it runs first.
+    """
+    package = importlib.util.find_spec("ziglang")
+    if package and package.origin:
+        suffix = ".exe" if os.name == "nt" else ""
+        return [str(Path(package.origin).with_name(f"zig{suffix}"))]
     found = shutil.which("zig")
     return [found] if found else None
 
@@ -63,15 +69,20 @@ def compile_kernel(target: str | None = None, out_dir: Path = HERE, cc: str | No
     Raises CompileError with one line when there is no compiler or it fails.
     """
     name = target or this_system()
-    final = Path(out_dir) / kernel_file(name)
+    file = kernel_file(name)
+    commands = kernel_commands(target, cc, file)
+    final = Path(out_dir) / file
     try:
-        with tempfile.TemporaryDirectory(dir=out_dir) as aside:
-            for command in kernel_commands(target, cc, final.name):
-                run(command, name, aside)
-            os.chmod(Path(aside) / final.name, 0o644)
-            os.replace(Path(aside) / final.name, final)
+        with scratch.directory(SCRATCH) as folder:
+            for command in commands:
+                run(command, name, folder)
+            data = (folder / file).read_bytes()
+        with archive.aside(final, 0o644, len(data)) as out:
+            out.write(data)
+    except archive.ArchiveError as error:
+        raise CompileError(str(error)) from None
     except OSError as error:
-        raise CompileError(f"cannot write {final}: {error.strerror or error}") from None
+        raise CompileError(f"cannot compile for {name}: {error.strerror or error}") from None
     return final
 
 
@@ -112,19 +123,19 @@ def zig_commands(target: str, out: str) -> list[list[str]]:
 # ------------------------------------------------------------------ the launcher
 
 
-def compile_launcher(scratch: Path, target: str | None = None, preloaded: bool = False) -> Path:
+def compile_launcher(place: Path, target: str | None = None, preloaded: bool = False) -> Path:
     """Compile the launcher for this machine, or with zig for a Linux target; return its path.
 
     preloaded: as the shared library that takes over a program with Python linked into it.
     Raises CompileError.
     """
-    out = Path(scratch) / ("launcher.so" if preloaded else "launcher")
+    out = Path(place).resolve() / ("launcher.so" if preloaded else "launcher")
     command = launcher_compiler(target)
     boot = LAUNCHER / "boot.py"
     command += ["-O2", "-s", "-Wall", f'-DBOOT="{boot}"', str(LAUNCHER / "launcher.c")]
     if preloaded:
         command += ["-DPRELOADED=1", "-shared", "-fPIC"]
-    run([*command, "-o", str(out), "-ldl", "-lpthread"], target or "this machine")
+    run([*command, "-o", str(out), "-ldl", "-lpthread"], target or "this machine", Path(place))
     return out
 
 
@@ -144,12 +155,14 @@ def launcher_compiler(target: str | None) -> list[str]:
 # ------------------------------------------------------------------ running a compiler
 
 
-def run(command: list[str], target: str, folder: str | None = None) -> None:
-    """Run one compiler command (in folder); its first error becomes a CompileError's message.
+def run(command: list[str], target: str, folder: Path) -> None:
+    """Run one compiler command in a folder; its first error becomes a CompileError's message.
 
-    In a folder and not with a path, as zig 0.15 links Windows libraries only there.
+    In a folder and not with a path, as zig 0.15 links Windows libraries only there; what else the
+    compiler writes goes there, too.
     """
     options = {"capture_output": True, "text": True, "errors": "replace", "check": False}
+    options |= {"env": os.environ | temporary(folder), "pass_fds": scratch.for_children()}
     try:
         done = subprocess.run(command, cwd=folder, **options)
     except OSError as error:
@@ -158,6 +171,11 @@ def run(command: list[str], target: str, folder: str | None = None) -> None:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         errors = [line for line in lines if "error: " in line] or lines
         raise CompileError(f"compiling for {target} failed: {errors[0].strip()}")
+
+
+def temporary(folder: Path) -> dict[str, str]:
+    """Return the variables that make programs put their temporary files into a folder."""
+    return dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,9 +8,11 @@ network. Nothing that is downloaded is run.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,9 +41,14 @@ def cache_dir() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = Path(home) / "run-build"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = path.stat()
     except OSError as error:
         raise FetchError(f"no cache for downloads: {error}: set XDG_CACHE_HOME") from None
+    if os.name == "posix" and (info.st_uid != os.geteuid() or info.st_mode & 0o022):
+        raise FetchError(
+            f"{path} is open to others, or theirs: chmod go-w it, or set XDG_CACHE_HOME"
+        )
     return path
 
 
@@ -63,16 +70,30 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         yield  # Windows: two builds at once might spoil each other's download; the hash tells
         return
     lock = path.with_name(f".{path.name}.lock")
-    with open(lock, "w") as file:
+    with open(own_file(lock), "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def own_file(path: Path) -> int:
+    """Open a plain file of ours to append to it, made if need be; links are not followed."""
+    flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+    file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    info = os.fstat(file)
+    if stat.S_ISREG(info.st_mode) and info.st_nlink == 1:
+        return file
+    os.close(file)
+    raise OSError(errno.EINVAL, "it is not a plain file of its own", str(path))
 
 
 def fetch(item: PyPI) -> Path:
     """Return the path of the verified file in the cache. Raises FetchError."""
     path = cache_dir() / item.file
-    with one_at_a_time(path):
-        return checked(item, path)
+    try:
+        with one_at_a_time(path):
+            return checked(item, path)
+    except OSError as error:
+        raise FetchError(f"cannot use {error.filename or path}: {error.strerror}") from None
 
 
 def checked(item: PyPI, path: Path) -> Path:
@@ -151,7 +172,9 @@ def download(item: PyPI) -> Path:
     if reply.status_code == 416:  # all there already, or junk: the hash will tell
         return part
     reply.raise_for_status()
-    with open(part, "ab" if reply.status_code == 206 else "wb") as out:
+    with open(own_file(part), "ab") as out:
+        if reply.status_code != 206:
+            out.truncate(0)
         for chunk in reply.iter_content(CHUNK):
             out.write(chunk)
     return part

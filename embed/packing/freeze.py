@@ -15,7 +15,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from . import EMBED, ROOT, BuildError, engine_files, libraries, module_name
+from ..engine.scratch import for_children
+from . import EMBED, ROOT, BuildError, compilers, engine_files, libraries, module_name
 from .unneeded import ENCODINGS, EXCLUDES, NOT_FOR_THE_LAUNCHER
 
 HIDDEN = ["datetime"]  # imported by NumPy's C code
@@ -55,12 +56,14 @@ def freeze(scratch: Path, *, small: bool = False, bootloader: bool = False) -> P
         raise FreezeError(
             "PyInstaller is missing: `make build` sets it up, or python -m pip install pyinstaller"
         )
-    scratch = Path(scratch)
+    scratch = Path(scratch).resolve()
     spec = scratch / "app.spec"
-    spec.write_text(spec_text(scratch, small, bootloader))
+    spec.write_text(spec_text(scratch, small, bootloader), encoding="utf-8")
     done = subprocess.run(
         pyinstaller_command(spec, scratch),
+        cwd=scratch,  # where nobody else can put a PyInstaller of theirs
         env=os.environ | settings(scratch, small),
+        pass_fds=for_children(),
         capture_output=True,
         text=True,
         errors="replace",
@@ -101,6 +104,7 @@ def settings(scratch: Path, small: bool) -> dict[str, str]:
         "PYTHONHASHSEED": "0",  # the order of sets in byte code
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", "315532800"),
         "PYINSTALLER_CONFIG_DIR": str(scratch / "config"),
+        **compilers.temporary(scratch),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "9" if small else "0",
     }
 

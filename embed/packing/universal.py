@@ -7,9 +7,11 @@
 
 - Windows runs the bootloader, which finds the last archive of the file: app.pkg.
 - A POSIX shell reads the first line. It stands in the DOS header, where Windows looks at nothing
-  but "MZ" and the offset at 0x3c, and evaluates the script (universal.sh), which copies this
-  machine's program to the user's cache and starts it. For Linux that program is the launcher
-  alone: some tens of KB, which read Python (linux-*.pkg) and the model from the universal file.
+  but "MZ" and the offset at 0x3c, and evaluates the second, which stands where DOS had its own
+  program. That evaluates the script (universal.sh) if it has its first and its last line: of a
+  file that is cut short nothing else is ever read as shell. The script copies this machine's
+  program to the user's cache and starts it. For Linux that program is the launcher alone: some
+  tens of KB, which read Python (linux-*.pkg) and the model from the universal file.
 - Python runs __main__.py out of the zip: that covers every other system.
 
 The programs come first and at multiples of 4096: the script knows their offsets, and --embed
@@ -20,19 +22,27 @@ again (--assimilate).
 import base64
 import hashlib
 import json
-import tempfile
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..engine import archive
-from ..engine.programs import DOS, INDEX
+from ..engine.programs import INDEX
 from ..engine.systems import SYSTEMS
 from . import BuildError
 
 SCRIPT_SOURCE = Path(__file__).with_name("universal.sh")
 BLOCK = 4096  # programs start and end on such boundaries, for dd
 SCRIPT = 4096  # bytes of the script
-FIRST_LINE = 'MZ=;eval "$(head -c%d "$0"|tail -c%d)";exit 1\n'
-
+PE = 0x3C  # where a DOS header has the offset of the Windows header; the first line ends there
+SECOND = 0x40  # where the second line begins, which ends at the Windows header
+# Not tail before head: ksh says so when a pipe is closed early.
+FIRST_LINE = 'MZ=;eval "$(head -c%d "$0"|tail -c+65)";echo cut>&2;exit 1\n'
+SECOND_LINE = (
+    'x=$(head -c%d "$0"|tail -c+%d);case $x in "%s"*"%s")eval "$x";;'
+    '*)echo "run: $0 is cut short: copy it again">&2;exit 1;esac\n'
+)
+BEGIN, END = ": run", ": end"  # the first and the last line of the script
 
 # The bytes of a program, and its PKG, None if it holds all it needs.
 Program = tuple[bytes, archive.Source | None]
@@ -59,7 +69,7 @@ def build(
     check_systems(programs)
     boot, app = windows
     first = [program_member(system, program) for system, (program, _) in programs.items()]
-    index = {"bootloader": len(boot), "dos": base64.b64encode(boot[:DOS]).decode()}
+    index = {"bootloader": len(boot), "dos": base64.b64encode(dos_part(boot)).decode()}
     last = [archive.Member(INDEX, json.dumps(index).encode())]
     last += [archive.Member(f"{system}.pkg", pkg) for system, (_, pkg) in programs.items() if pkg]
     last += [archive.Member("app.pkg", app)]
@@ -68,7 +78,7 @@ def build(
     archive.write(output, head, [*first, *members, *last], progress=progress)
 
 
-def check_systems(programs: dict[str, Program]) -> None:
+def check_systems(programs: Iterable[str]) -> None:
     """Raise UniversalError for a system that the script cannot tell from others."""
     known = [system.name for system in SYSTEMS.values() if system.loader]
     for system in programs:
@@ -86,11 +96,7 @@ def padded(program: bytes) -> bytes:
 
 def offsets(head: bytes, first: list[archive.Member]) -> dict[str, int]:
     """Return where the first members lie, found by writing them once."""
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = Path(scratch) / "draft"
-        archive.write(draft, head, first)
-        entries = archive.Archive(draft).entries
-    return {name: entry.offset for name, entry in entries.items()}
+    return {entry.name: entry.offset for entry in archive.draft(head, first)}
 
 
 # ------------------------------------------------------------------ the script
@@ -103,8 +109,10 @@ def script(programs: dict[str, Program], offset: dict[str, int]) -> str:
         for system, (program, pkg) in programs.items()
     ]
     text = SCRIPT_SOURCE.read_text().replace("@PROGRAMS@", "\n".join(rows))
+    text = text.replace("@ZIP_END@", "PK\5\6")
     lines = [line.strip() for line in text.splitlines()]
-    return "".join(f"{line}\n" for line in lines if not line.startswith("#"))
+    lines = [BEGIN, *(line for line in lines if not line.startswith("#")), END]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def script_row(system: str, program: bytes, pkg: archive.Source | None, offset: int) -> str:
@@ -122,12 +130,26 @@ def script_row(system: str, program: bytes, pkg: archive.Source | None, offset: 
 
 
 def with_script(boot: bytes, text: str) -> bytes:
-    """Return the bootloader with the first line in its DOS header, and the script behind it."""
-    line = (FIRST_LINE % (len(boot) + SCRIPT, SCRIPT)).encode()
+    """Return the bootloader with the two lines in its DOS part, and the script behind it."""
+    room = len(dos_part(boot)) - SECOND
+    first = (FIRST_LINE % (SECOND + room)).encode()
+    second = (SECOND_LINE % (len(boot) + SCRIPT, len(boot) + 1, BEGIN, END)).encode()
     code = text.encode()
-    if boot[:2] != b"MZ" or len(line) > DOS or len(code) > SCRIPT:
-        raise UniversalError(f"no Windows bootloader, or a script of {len(code)} bytes")
-    return line + boot[len(line) :] + code + b"\n" * (SCRIPT - len(code))
+    if len(first) > PE or len(second) > room or len(code) > SCRIPT:
+        raise UniversalError(
+            f"no room in the bootloader for {len(second)} bytes, or in {SCRIPT} for {len(code)}"
+        )
+    second += b"\n" * (room - len(second))
+    head = first + boot[len(first) : SECOND] + second
+    return head + boot[len(head) :] + code + b"\n" * (SCRIPT - len(code))
+
+
+def dos_part(boot: bytes) -> bytes:
+    """Return what a program for Windows has before its Windows header."""
+    (start,) = struct.unpack_from("<I", boot.ljust(SECOND), PE)
+    if boot[:2] != b"MZ" or boot[start : start + 4] != b"PE\0\0":
+        raise UniversalError("the program for Windows is none: it has no Windows header")
+    return boot[:start]
 
 
 # ------------------------------------------------------------------ programs that are there already

@@ -32,7 +32,14 @@ write() (
   umask 077
   m=$(mkdir -p "$d" 2>&1) || { say "cannot use $d: ${m##*: }"; exit 1; }
   private "$d" || { say "cannot use $d: it is open to others, or theirs"; exit 1; }
-  find "$d" -type f \( -name '*.new.*' -mtime +0 -o -atime +90 \) -exec rm -f {} + 2>/dev/null
+  [ ! -d "$p" ] || { say "cannot use $d: $h in it is a directory"; exit 1; }
+  # What old files of this kind left. Only names that are made here, only here, only plain files
+  # of ours: 64 hexadecimal digits, and the same with .new.
+  g=[0-9a-f][0-9a-f][0-9a-f][0-9a-f]
+  g=$g$g$g$g
+  g=$g$g$g$g
+  find "$d/." ! -name . -prune -type f -user "$(id -u)" \
+  \( -name "$g.new.*" -mtime +0 -o -name "$g" -atime +90 \) -exec rm -f {} + 2>/dev/null
   t=$(mktemp "$p.new.XXXXXX" 2>/dev/null) || t=$p.new.$$
   trap 'rm -f "$t"' EXIT
   trap 'exit 130' HUP INT TERM
@@ -41,7 +48,7 @@ write() (
   right "$t" || { say "$f is damaged: copy it again"; exit 3; }
   chmod 700 "$t"
   [ -x "$t" ] || { say "cannot use $d: programs may not run there (noexec)"; exit 1; }
-  mv -f "$t" "$p"
+  mv -f "$t" "$p" || exit 1
 )
 if [ "$b" ] && [ -e "$l" ]; then
   x=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
@@ -57,6 +64,10 @@ if [ "$b" ] && [ -e "$l" ]; then
   say "no place for the program: set XDG_CACHE_HOME to a directory of yours with $((c * 4)) KB free"
   exit 1
 fi
+case $(tail -c22 "$f" | head -c4) in
+"@ZIP_END@") ;;
+*) say "$f is cut short: copy it again"; exit 1 ;;
+esac
 for y in python3 python; do
   command -v $y >/dev/null && exec $y "$f" "$@"
 done

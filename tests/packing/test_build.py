@@ -72,11 +72,6 @@ def built_by(directory, *flags, name="run"):
 
 
 @pytest.fixture(scope="module")
-def executable(tmp_path_factory):
-    return built_by(tmp_path_factory.mktemp("native"))
-
-
-@pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return built_by(tmp_path_factory.mktemp("small"), "--small")
 

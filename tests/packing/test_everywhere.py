@@ -382,11 +382,12 @@ def test_planted_temporary_names(com, home, texts, tmp_path):
     """Old leftovers of killed starts go away; young ones may belong to somebody at work."""
     folder = kept(home, com).parent
     folder.mkdir(mode=0o700)
-    (folder / "abc.new.1").write_bytes(b"old")
-    os.utime(folder / "abc.new.1", (1e9, 1e9))
-    (folder / "abc.new.2").write_bytes(b"young")
+    old, young = (f"{'ab' * 32}.new.{n}" for n in ("1aA", "2bB"))
+    (folder / old).write_bytes(b"old")
+    os.utime(folder / old, (1e9, 1e9))
+    (folder / young).write_bytes(b"young")
     attacked(com, home, texts)
-    assert sorted(os.listdir(folder)) == sorted([program_name(com), "abc.new.2"])
+    assert sorted(os.listdir(folder)) == sorted([program_name(com), young])
 
 
 @pytest.fixture

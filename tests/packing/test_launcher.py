@@ -14,38 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from support import models
-from support.cli import CLEAN, ROOT, write_files
+from support.cli import CLEAN
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launcher is for Linux")
 STORY = ["-t", "0", "-n", "24"]
-
-
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory):
-    """The tiny model's file; skips where PyInstaller is missing."""
-    pytest.importorskip("PyInstaller", reason="PyInstaller is not installed (make build)")
-    directory = tmp_path_factory.mktemp("launcher")
-    model = write_files(directory, models.build())
-    command = [sys.executable, ROOT / "build.py", "--model", model, "-o", directory / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "no shared library" in done.stderr:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return directory / "run"
 
 
 def start(*command, **options):
     """Run a program to its end: CompletedProcess, in text."""
     settings = {"capture_output": True, "text": True, "timeout": 60, "env": CLEAN, "cwd": "/"}
     return subprocess.run(list(map(os.fspath, command)), check=False, **(settings | options))
-
-
-@pytest.fixture(scope="module")
-def story(executable):
-    done = start(executable, *STORY)
-    assert done.returncode == 0 and len(done.stdout) > 24, done.stderr
-    return done.stdout
 
 
 # ------------------------------------------------------------------ the environment
