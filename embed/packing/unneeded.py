@@ -29,7 +29,7 @@ DEVELOPMENT = """
     unittest doctest pdb bdb cmd code codeop pydoc lib2to3 distutils setuptools pkg_resources pip
     ensurepip idlelib venv test ctypes.test py_compile tracemalloc threadpoolctl pprint logging
     importlib.metadata importlib.resources importlib.readers _sysconfigdata sysconfig
-    pytest _pytest yaml
+    pytest _pytest yaml typing_extensions
 """.split()
 
 # Windows and terminals of their own: the program prints.
