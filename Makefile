@@ -8,7 +8,8 @@ JOBS ?= auto
 VENV := .venv
 PY := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts/python,$(VENV)/bin/python)
 # These build programs, which takes minutes: they have targets of their own.
-PACKED := $(addprefix --ignore=tests/packing/,test_build.py test_launcher.py test_everywhere.py)
+PACKED := $(addprefix --ignore=tests/packing/,test_build.py test_launcher.py test_trust.py test_kills.py \
+	test_everywhere.py)
 TEST := -m pytest -n $(JOBS) $(PACKED)
 
 .DEFAULT_GOAL := help
@@ -59,7 +60,7 @@ universal: $(VENV)/build   ## dist/run.com: one file for Windows, Linux and ever
 	$(PY) build.py --universal $(addprefix --payload ,$(PAYLOADS)) $(ARGS)
 
 test-build: $(VENV)/build $(VENV)/test kernel  ## the executable: alone, on bare systems, killed, refilled
-	$(PY) -m pytest tests/packing/test_build.py tests/packing/test_launcher.py -m "not sanitizer" $(ARGS)
+	$(PY) -m pytest $(addprefix tests/packing/test_,build.py launcher.py trust.py kills.py) -m "not sanitizer" $(ARGS)
 
 test-everywhere: $(VENV)/build $(VENV)/test emulators kernel  ## other systems, under emulators
 	$(PY) -m pytest tests/packing/test_everywhere.py $(ARGS)
