@@ -8,20 +8,41 @@
  * size; the cases that are above a set's FLOAT_ROWS or INT8_ROWS are folded away.
  */
 
-/* ---- float32 */
+/* ---- floats: float32, F16 and BF16, which become float32 as they are loaded */
+
+INLINE int float_size(const int type) { return type == TYPE_FLOAT32 ? 4 : 2; }
+
+/* LANES weights of a type. */
+INLINE vec load_weights(const int type, const char *w) {
+    if (type == TYPE_FLOAT32) return load((const float *)w);
+    if (type == TYPE_F16) return HALVES(w);
+    shorts h;
+    memcpy(&h, w, sizeof h);
+    return (vec)(__builtin_convertvector(h, uvec) << 16);
+}
+
+INLINE vec load_weights_at_most(const int type, const char *w, int n) {
+    char some[2 * LANES] = {0};
+    if (n >= LANES) return load_weights(type, w);
+    if (type == TYPE_FLOAT32) return LOAD_PART((const float *)w, n);
+    memcpy(some, w, (size_t)n * 2);
+    return load_weights(type, some);
+}
 
 /* The n products of w and x, summed in each lane. Memory is the limit here: the weights are asked
- * for AHEAD of their use, a cache line of 16 floats at a time. */
-INLINE vec dot(const float *w, const float *x, int n) {
+ * for AHEAD of their use, a cache line at a time. */
+INLINE vec dot(const int type, const char *w, const float *x, int n) {
+    const int bytes = LANES * float_size(type);
     vec sums[4] = {{0}};
     int i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        for (int j = 0; j < 4; j++) {
-            if (j * LANES % 16 == 0) prefetch(w + i + j * LANES);
-            sums[j] += load(w + i + j * LANES) * load(x + i + j * LANES);
+        for (int j = 0; j < 4; j++, w += bytes) {
+            if (j * bytes % 64 == 0) prefetch(w);
+            sums[j] += load_weights(type, w) * load(x + i + j * LANES);
         }
     }
-    for (; i < n; i += LANES) sums[0] += load_at_most(w + i, n - i) * load_at_most(x + i, n - i);
+    for (; i < n; i += LANES, w += bytes)
+        sums[0] += load_weights_at_most(type, w, n - i) * load_at_most(x + i, n - i);
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
@@ -36,14 +57,20 @@ INLINE void float_store(const int outs, vec sums[4], float *y, int add) {
     }
 }
 
-/* y[r][o] (+)= x[r] . w[o] for a tile of rows by outs (1 or 4), over n of the in columns. */
-INLINE void float_tile(const int outs, const int rows, const float *w, int in, int n,
-                       const float *x, int64_t x_stride, float *y, int64_t y_stride, int add) {
+/* Some rows of weights by some columns, for some rows of activations. */
+#define PANEL_PARAMETERS                                                                 \
+    const char *w, int64_t row_bytes, int n, const float *x, int64_t x_stride, float *y, \
+        int64_t y_stride, int add
+
+/* y[r][o] (+)= x[r] . w[o] for a tile of rows by outs (1 or 4), over n columns. */
+INLINE void float_tile(const int type, const int outs, const int rows, PANEL_PARAMETERS) {
     vec sums[MAX_ROWS][4] = {{{0}}};
-    for (int o = 0; o < outs && rows == 1; o++) sums[0][o] = dot(w + (int64_t)o * in, x, n);
+    for (int o = 0; o < outs && rows == 1; o++) sums[0][o] = dot(type, w + o * row_bytes, x, n);
     for (int i = 0; i < n && rows > 1; i += LANES) {
+        const char *from = w + (int64_t)i * float_size(type);
         vec b[4];
-        for (int o = 0; o < outs; o++) b[o] = load_at_most(w + (int64_t)o * in + i, n - i);
+        for (int o = 0; o < outs; o++)
+            b[o] = load_weights_at_most(type, from + o * row_bytes, n - i);
         for (int r = 0; r < rows; r++) {
             vec a = load_at_most(x + r * x_stride + i, n - i);
             for (int o = 0; o < outs; o++) sums[r][o] = FMA(b[o], a, sums[r][o]);
@@ -53,24 +80,24 @@ INLINE void float_tile(const int outs, const int rows, const float *w, int in, i
 }
 
 /* A tile's rows of activations by all rows of a panel of weights. */
-INLINE void float_rows(const int rows, const float *w, int out, int in, int n, const float *x,
-                       int64_t x_stride, float *y, int64_t y_stride, int add) {
-    int o = 0;
-    for (; o + 4 <= out; o += 4)
-        float_tile(4, rows, w + (int64_t)o * in, in, n, x, x_stride, y + o, y_stride, add);
-    for (; o < out; o++)
-        float_tile(1, rows, w + (int64_t)o * in, in, n, x, x_stride, y + o, y_stride, add);
+INLINE void float_rows(const int type, const int rows, int out, PANEL_PARAMETERS) {
+    for (; out >= 4; out -= 4, w += 4 * row_bytes, y += 4)
+        float_tile(type, 4, rows, w, row_bytes, n, x, x_stride, y, y_stride, add);
+    for (; out > 0; out--, w += row_bytes, y++)
+        float_tile(type, 1, rows, w, row_bytes, n, x, x_stride, y, y_stride, add);
 }
 
-#define FLOAT_CASE(rows)                                                                     \
-    case rows:                                                                               \
-        if (rows <= FLOAT_ROWS) float_rows(rows, w, out, in, n, x, in, y, p->y_stride, add); \
+#define FLOAT_CASE(rows)                                                                    \
+    case rows:                                                                              \
+        if (rows <= FLOAT_ROWS)                                                             \
+            float_rows(type, rows, out, w, row_bytes, n, x, p->w->in, y, p->y_stride, add); \
         break
 
 /* All rows of activations by rows o..o + out of w, over columns i..i + n. */
-INLINE void float_panel(const Product *p, int o, int out, int i, int n) {
+INLINE void float_panel(const int type, const Product *p, int o, int out, int i, int n) {
     const int in = p->w->in, add = p->add || i > 0;
-    const float *w = (const float *)p->w->data + (int64_t)o * in + i;
+    const int64_t row_bytes = (int64_t)in * float_size(type);
+    const char *w = (const char *)p->w->data + o * row_bytes + i * float_size(type);
     for (int row = 0; row < p->rows; row += FLOAT_ROWS) {
         const float *x = p->x.floats + (int64_t)row * in + i;
         float *y = p->y + row * p->y_stride + o;
@@ -87,14 +114,26 @@ INLINE void float_panel(const Product *p, int o, int out, int i, int n) {
 
 /* Many rows are taken in pieces that stay in the caches: PANEL weights in the second level, DEPTH
  * columns of a tile in the first. One row takes everything in one piece. */
-FN void NAME(float_product)(const Product *p, int first, int end) {
+INLINE void any_float_product(const int type, const Product *p, int first, int end) {
     enum { PANEL = 1 << 16, DEPTH = 1024 };
     const int in = p->w->in;
     const int depth = p->rows == 1 ? in : smaller(in, DEPTH);
     const int panel = p->rows == 1 ? end - first : larger(PANEL / depth / 4 * 4, 4);
     for (int o = first; o < end; o += panel)
         for (int i = 0; i < in; i += depth)
-            float_panel(p, o, smaller(panel, end - o), i, smaller(depth, in - i));
+            float_panel(type, p, o, smaller(panel, end - o), i, smaller(depth, in - i));
+}
+
+FN void NAME(float_product)(const Product *p, int first, int end) {
+    any_float_product(TYPE_FLOAT32, p, first, end);
+}
+
+FN void NAME(f16_product)(const Product *p, int first, int end) {
+    any_float_product(TYPE_F16, p, first, end);
+}
+
+FN void NAME(bf16_product)(const Product *p, int first, int end) {
+    any_float_product(TYPE_BF16, p, first, end);
 }
 
 /* ---- int8 */
@@ -189,6 +228,6 @@ FN void NAME(int8_product)(const Product *p, int first, int end) {
     }
 }
 
-#undef REGISTERS
 #undef FLOAT_CASE
+#undef PANEL_PARAMETERS
 #undef INT8_CASE
