@@ -40,10 +40,10 @@ INLINE uvec quants(const Format *f, const uint8_t *planes, const int k) {
 INLINE vec block_scales(const Format *f, const uint8_t *unit, const int kind, int group,
                         const int lane) {
     vec half = HALVES(unit + (kind * BLOCK + lane) * 2);
-    bytes eights;
+    const uint8_t *eights = unit + halves_bytes(f) + kind * scales_bytes(f);
     if (f->unit == COLUMNS) return half;
-    memcpy(&eights, unit + halves_bytes(f) + kind * scales_bytes(f) + group * BLOCK + lane, LANES);
-    ivec whole = __builtin_convertvector(eights, ivec);
+    ivec fours = (ivec)load_words(eights + scale_index(lane, group / FOUR * FOUR));
+    ivec whole = (ivec)((uvec)fours << (24 - group % FOUR * 8)) >> 24;
     return (kind ? -half : half) * __builtin_convertvector(whole, vec);
 }
 

@@ -7,8 +7,9 @@
  *
  *     halves[row]                   scale of the unit, a float16
  *     halves[row]                   the same for minima, where the type has them
- *     scales[group][row]            only in units of 256: int8, times the unit's scale
- *     minima[group][row]            only in units of 256, where the type has minima
+ *     scales[four][row][group]      only in units of 256: int8, times the unit's scale; of four
+ *                                   groups each, so that they are vectors as the numbers are
+ *     minima[four][row][group]      only in units of 256, where the type has minima
  *     zeros                         only in units of 256, up to a multiple of 64 bytes
  *     planes[32 columns][plane][vector][row][column]
  *
@@ -90,6 +91,11 @@ static int64_t block_bytes(const Tensor *w) {
     return ceil_div(w->out, BLOCK) * row_block_bytes(&formats[w->type], w->in);
 }
 
+/* Where a group's scale is among those of 8 bits. */
+ALWAYS int scale_index(int row, int group) {
+    return group / FOUR * VECTOR + row * FOUR + group % FOUR;
+}
+
 /* ---- the plain reference: one number after the other */
 
 /* A number's part in a plane that holds so many bits of each; i < 32 is its column. */
@@ -115,7 +121,7 @@ static float scale_at(const Format *f, const uint8_t *unit, int kind, int row, i
     float half = half_value(read_half(unit + (kind * BLOCK + row) * 2));
     const uint8_t *eights = unit + halves_bytes(f) + kind * scales_bytes(f);
     if (f->unit == COLUMNS) return half;
-    return (kind ? -half : half) * (float)(int8_t)eights[group * BLOCK + row];
+    return (kind ? -half : half) * (float)(int8_t)eights[scale_index(row, group)];
 }
 
 static void block_row(const Tensor *w, int row, float *y) {

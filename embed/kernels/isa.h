@@ -18,7 +18,7 @@
  *                           signed and repeated; exact for all bytes
  *   DOT4_SMALL(sum, w, x)   the same for w < 64, which never needs an OFFSET
  *   LOOKUP(i)               nonlinear[i] for bytes i < 16
- *   HALVES(p)               LANES numbers of half precision at p, as floats
+ *   HALVES(p), SHORTS(p)    LANES numbers of half precision at p as floats, of 16 bits as 32
  */
 #ifndef ISA_H
 #define ISA_H
@@ -124,6 +124,7 @@ typedef float float4 __attribute__((vector_size(16)));
 #define DOT4_SMALL        DOT4
 #define LOOKUP(i)         find_nonlinear(i)
 #define HALVES(p)         load_halves(p)
+#define SHORTS(p)         load_shorts(p)
 #include "template.h"
 
 /* ---- each architecture's own: features(), what the processor has, and choices, best first */

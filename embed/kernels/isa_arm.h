@@ -64,6 +64,12 @@ static inline float32x4_t halves_neon(const void *p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves)));
 }
 
+static inline uint32x4_t widen_neon(const void *p) {
+    uint16_t numbers[4];
+    memcpy(numbers, p, sizeof numbers);
+    return vmovl_u16(vld1_u16(numbers));
+}
+
 static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d) {
     return (float4)vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
 }
@@ -73,6 +79,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
     sum4_neon((float32x4_t)(a), (float32x4_t)(b), (float32x4_t)(c), (float32x4_t)(d))
 #define LOOKUP_NEON(i) ((uvec)look_up_neon((uint8x16_t)(i)))
 #define HALVES_NEON(p) ((vec)halves_neon(p))
+#define SHORTS_NEON(p) ((uvec)widen_neon(p))
 
 /* ---- the sets */
 
@@ -91,6 +98,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
     ((ivec)dot4_small_neon((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x)))
 #define LOOKUP LOOKUP_NEON
 #define HALVES HALVES_NEON
+#define SHORTS SHORTS_NEON
 #include "template.h"
 
 #define SET             dotprod
@@ -108,6 +116,7 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
     ((ivec)dot4_small_dotprod((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x)))
 #define LOOKUP LOOKUP_NEON
 #define HALVES HALVES_NEON
+#define SHORTS SHORTS_NEON
 #include "template.h"
 
 static const Choice choices[] = {

@@ -44,15 +44,15 @@ static int features(void) {
 
 /* ---- pieces of the sets
  *
- * madd: vpmaddubsw, the product of bytes before VNNI, saturates at 16 bits, so none of it is safe
- * from overflow: even and odd bytes are widened to 16 bits and multiplied by vpmaddwd, which sums
- * pairs in 32 bits. */
+ * maddubs: the product of bytes before VNNI, unsigned by signed, saturates at 16 bits. AVX2 makes
+ * the weights signed, so OFFSET is 0, and moves their signs to the activations: a pair is at most
+ * 2 * 128 * 127. AVX-512 has no such instruction: even and odd bytes are widened to 16 bits and
+ * multiplied by vpmaddwd, which sums pairs in 32 bits. */
 
 X86("avx2") static inline __m256i dot4_avx2(__m256i sum, __m256i w, __m256i x) {
-    __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)),
-                                     _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
-    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
-    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    __m256i s = _mm256_xor_si256(w, _mm256_set1_epi8((char)BIAS));
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(s), _mm256_sign_epi8(x, s));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 X86(AVX512_BASE) static inline __m512i dot4_avx512(__m512i sum, __m512i w, __m512i x) {
@@ -91,6 +91,14 @@ X86(AVX512_BASE) static inline __m512 halves_avx512(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(p));
 }
 
+X86("avx2") static inline __m256i widen_avx2(const void *p) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+}
+
+X86(AVX512_BASE) static inline __m512i widen_avx512(const void *p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+}
+
 X86("avx2") static inline __m256 load_part_avx2(const float *p, int n) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
@@ -115,11 +123,13 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define SUM4_256(a, b, c, d) sum4_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
 #define LOOKUP_256(i)        ((uvec)look_up_avx2((__m256i)(i)))
 #define HALVES_256(p)        ((vec)halves_avx2(p))
+#define SHORTS_256(p)        ((uvec)widen_avx2(p))
 #define LOAD_PART_512(p, n)  ((vec)_mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p))
 #define FMA_512(a, b, c)     ((vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define SUM4_512(a, b, c, d) sum4_avx512((__m512)(a), (__m512)(b), (__m512)(c), (__m512)(d))
 #define LOOKUP_512(i)        ((uvec)look_up_avx512((__m512i)(i)))
 #define HALVES_512(p)        ((vec)halves_avx512(p))
+#define SHORTS_512(p)        ((uvec)widen_avx512(p))
 
 /* ---- the sets */
 
@@ -129,7 +139,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define FLOAT_ROWS            3
 #define INT8_BLOCKS           1
 #define INT8_ROWS             2
-#define OFFSET                BIAS
+#define OFFSET                0
 #define LOAD_PART             LOAD_PART_256
 #define FMA                   FMA_256
 #define SUM4                  SUM4_256
@@ -137,6 +147,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define DOT4_SMALL(sum, w, x) ((ivec)dot4_small_avx2((__m256i)(sum), (__m256i)(w), (__m256i)(x)))
 #define LOOKUP                LOOKUP_256
 #define HALVES                HALVES_256
+#define SHORTS                SHORTS_256
 #include "template.h"
 
 #if defined(WITH_AVXVNNI)
@@ -154,6 +165,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define DOT4_SMALL      DOT4
 #define LOOKUP          LOOKUP_256
 #define HALVES          HALVES_256
+#define SHORTS          SHORTS_256
 #include "template.h"
 #endif
 
@@ -171,6 +183,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define DOT4_SMALL(sum, w, x) ((ivec)dot4_small_avx512((__m512i)(sum), (__m512i)(w), (__m512i)(x)))
 #define LOOKUP                LOOKUP_512
 #define HALVES                HALVES_512
+#define SHORTS                SHORTS_512
 #include "template.h"
 
 #define SET             avx512vnni
@@ -187,6 +200,7 @@ X86(AVX512_BASE) static inline float4 sum4_avx512(__m512 a, __m512 b, __m512 c, 
 #define DOT4_SMALL      DOT4
 #define LOOKUP          LOOKUP_512
 #define HALVES          HALVES_512
+#define SHORTS          SHORTS_512
 #include "template.h"
 
 static const Choice choices[] = {

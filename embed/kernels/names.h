@@ -41,6 +41,7 @@
 #define int8_rows            NAME(int8_rows)
 #define load_words           NAME(load_words)
 #define load_halves          NAME(load_halves)
+#define load_shorts          NAME(load_shorts)
 #define find_nonlinear       NAME(find_nonlinear)
 #define shorts               NAME(shorts)
 #define float_size           NAME(float_size)
@@ -99,6 +100,7 @@
 #undef int8_rows
 #undef load_words
 #undef load_halves
+#undef load_shorts
 #undef find_nonlinear
 #undef shorts
 #undef float_size
@@ -132,4 +134,5 @@
 #undef DOT4_SMALL
 #undef LOOKUP
 #undef HALVES
+#undef SHORTS
 #endif

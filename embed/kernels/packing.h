@@ -204,8 +204,8 @@ ALWAYS void place_scales(const Format *f, const Scales *s, uint8_t *unit, int ro
     if (f->minima) memcpy(unit + (BLOCK + row) * 2, &s->halves[1], 2);
     if (f->unit == COLUMNS) return;
     for (int g = 0; g < SUPER / f->group; g++) {
-        scales[g * BLOCK + row] = (uint8_t)s->scales[g];
-        if (f->minima) minima[g * BLOCK + row] = (uint8_t)s->minima[g];
+        scales[scale_index(row, g)] = (uint8_t)s->scales[g];
+        if (f->minima) minima[scale_index(row, g)] = (uint8_t)s->minima[g];
     }
 }
 

@@ -16,9 +16,7 @@ INLINE int float_size(const int type) { return type == TYPE_FLOAT32 ? 4 : 2; }
 INLINE vec load_weights(const int type, const char *w) {
     if (type == TYPE_FLOAT32) return load((const float *)w);
     if (type == TYPE_F16) return HALVES(w);
-    shorts h;
-    memcpy(&h, w, sizeof h);
-    return (vec)(__builtin_convertvector(h, uvec) << 16);
+    return (vec)(SHORTS(w) << 16);
 }
 
 INLINE vec load_weights_at_most(const int type, const char *w, int n) {

@@ -57,11 +57,16 @@ INLINE uvec load_words(const void *p) {
     return v;
 }
 
+/* LANES numbers of 16 bits. (What SHORTS is elsewhere.) */
+INLINE uvec load_shorts(const void *p) {
+    shorts v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, uvec);
+}
+
 /* LANES numbers of half precision, as half_value() in weights.h. (What HALVES is elsewhere.) */
 INLINE vec load_halves(const void *p) {
-    shorts h;
-    memcpy(&h, p, sizeof h);
-    uvec bits = __builtin_convertvector(h, uvec), rest = (bits & 0x7fffu) << 13;
+    uvec bits = SHORTS(p), rest = (bits & 0x7fffu) << 13;
     uvec sign = (bits & 0x8000u) << 16;
     vec x = (vec)rest * 0x1p112f;
     ivec special = (ivec)(rest >= 0x0f800000u);
