@@ -4,30 +4,41 @@
 PYTHON ?= python3
 ARGS ?=
 N ?= 20000
+JOBS ?= auto
 VENV := .venv
 PY := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts/python,$(VENV)/bin/python)
-SLOW := tests/packing
+# These build programs, which takes minutes: they have targets of their own.
+PACKED := $(addprefix --ignore=tests/packing/,test_build.py test_launcher.py test_everywhere.py)
+TEST := -m pytest -n $(JOBS) $(PACKED)
 
 .DEFAULT_GOAL := help
-.PHONY: run test lint fuzz sanitize bench build zipapp portable target universal test-build \
-	test-everywhere emulators smoke matrix rename sums publish kernel model clean help
+.PHONY: run test check quick lint fuzz sanitize bench build zipapp portable target universal \
+	test-build test-everywhere emulators smoke matrix rename sums publish kernel model picture \
+	clean help
 
 run: $(VENV)/numpy kernel  ## a story from the model in embed/
 	@$(PY) run.py $(ARGS)
 
-test: $(VENV)/test kernel  ## all tests but those of the packed files: minutes
-	$(PY) -m pytest $(addprefix --ignore=,$(SLOW)) $(ARGS)
+test: $(VENV)/test kernel  ## all tests but those of the packed files and the sanitizers: minutes
+	$(PY) $(TEST) -m "not sanitizer" $(ARGS)
 
-lint: $(VENV)/test         ## ruff, format included, and the workflow where actionlint is there
+check: lint quick          ## what to run before a commit: lint and the quick tests, in 40 s
+
+quick: export OPENBLAS_NUM_THREADS = 1
+quick: $(VENV)/test kernel ## the tests that take less than a second each
+	$(PY) $(TEST) -m "not slow and not sanitizer" $(ARGS)
+
+lint: $(VENV)/test         ## ruff, format included; types; the workflows where actionlint is there
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 	@if command -v actionlint >/dev/null; then actionlint .github/workflows/*.yml; fi
 
 fuzz: $(VENV)/test kernel  ## N damaged files of every kind: nothing but a ModelError may come of them
 	$(PY) tests/fuzz.py $(N)
 
 sanitize: $(VENV)/test     ## the C kernel under the address, undefined-behaviour and thread sanitizers
-	$(PY) -m pytest tests/kernels -k sanitizers -rs $(ARGS)
+	$(PY) -m pytest tests/kernels tests/packing/test_launcher.py -m sanitizer -rs $(ARGS)
 
 bench: $(VENV)/test kernel ## tokens/s of NumPy and C beside the machine's bandwidth, and of --vs CMD
 	$(PY) tests/bench.py $(ARGS)
@@ -48,7 +59,7 @@ universal: $(VENV)/build   ## dist/run.com: one file for Windows, Linux and ever
 	$(PY) build.py --universal $(addprefix --payload ,$(PAYLOADS)) $(ARGS)
 
 test-build: $(VENV)/build $(VENV)/test kernel  ## the executable: alone, on bare systems, killed, refilled
-	$(PY) -m pytest tests/packing/test_build.py $(ARGS)
+	$(PY) -m pytest tests/packing/test_build.py tests/packing/test_launcher.py -m "not sanitizer" $(ARGS)
 
 test-everywhere: $(VENV)/build $(VENV)/test emulators kernel  ## other systems, under emulators
 	$(PY) -m pytest tests/packing/test_everywhere.py $(ARGS)
@@ -72,6 +83,9 @@ publish:                   ## (release) attach dist/ to the release TAG
 	gh release create "$(TAG)" --title "$(TAG)" --generate-notes dist/run-* dist/run.com dist/run.pyz dist/SHA256SUMS
 
 kernel: $(VENV)/kernel     ## embed/kernels/kernels-*: the C kernel for this machine
+
+picture: $(VENV)/numpy      ## tests/picture.svg: the README's terminal, from a real run
+	$(PY) tests/picture.py
 
 model: $(VENV)/train       ## train embed/model.bin and embed/tokenizer.bin anew: an hour on two cores
 	$(PY) embed/recipe/train.py $(ARGS)

@@ -16,7 +16,7 @@ float64 scalar would make everything after it float64, and ten times slower.
 
 import signal
 
-if __name__ == "__main__":
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import argparse
@@ -62,7 +62,6 @@ import numpy as np
 
 Array = np.ndarray
 MAX_ROWS = 128  # tokens forwarded at once: enough for fast products, little memory
-# Text without the characters that could take over a terminal.
 printable = functools.partial(re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").sub, "\ufffd")
 
 
@@ -87,11 +86,11 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 < value < 2**31:
-                raise ModelError(f"{name} is {value} in the header; it must be above 0, below 2^31")
+            limit = 2**14 if name == "n_layers" else 2**31  # a layer takes memory of its own
+            if not 0 < value < limit:
+                raise ModelError(f"{name} is {value} in the header; it must be below {limit:,}")
         if self.dim % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
-            heads = f"{self.n_heads} heads, {self.n_kv_heads} of keys and values"
-            raise ModelError(f"{heads}, do not divide dim {self.dim}")
+            raise ModelError(f"{self.n_heads} and {self.n_kv_heads} heads do not divide {self.dim}")
         self.head_size = self.dim // self.n_heads
         self.kv_dim = self.head_size * self.n_kv_heads
 
@@ -269,8 +268,7 @@ class NumPyBackend:
     def feed_forward(self, layer: Layer, x: Array, cache: Any) -> None:
         """Add w2 (silu(w1 x) * w3 x) to x (T, dim). (SwiGLU: Shazeer, 2020)"""
         n = rmsnorm(x, layer.ffn_norm, self.config.norm_eps)
-        gate = self.silu(self.matmul(layer.w1, n))
-        x += self.matmul(layer.w2, gate * self.matmul(layer.w3, n))
+        x += self.matmul(layer.w2, self.silu(self.matmul(layer.w1, n)) * self.matmul(layer.w3, n))
 
     def classify(self, weights: Weights, x: Array, cache: Any) -> Array:
         """Return the logits of what follows each of x (T, dim), (T, vocab_size)."""
@@ -316,8 +314,7 @@ class Transformer:
             for index, layer in enumerate(self.weights.layers):
                 self.backend.attention(index, layer, x, cache, pos + start)
                 self.backend.feed_forward(layer, x, cache)
-            rows = x[-1:] if last_only else x
-            logits.append(self.backend.classify(self.weights, rows, cache))
+            logits.append(self.backend.classify(self.weights, x[-1:] if last_only else x, cache))
         return logits[-1][0] if last_only else np.concatenate(logits)
 
 
@@ -347,14 +344,19 @@ class Tokenizer:
 
     def encode(self, text: str, bos: bool = True, prefix: bool = True) -> list[int]:
         """Return the ids of text: "Hello, world!" is [1, 15043, 29892, 3186, 29991] in Llama 2."""
+        text = self.prefix + text if prefix and text else text
+        fast = engine_module("merge", required=False)  # the same in n log n steps
+        tokens = fast.encode(self, text) if fast else self.merge(self.characters(text))
+        return [self.bos, *tokens] if bos else tokens
+
+    def characters(self, text: str) -> list[int]:
+        """Return the token of each character, or those of its bytes."""
         tokens: list[int] = []
-        for char in self.prefix + text if prefix and text else text:
+        for char in text:
             is_byte = "\udc80" <= char <= "\udcff"  # one of the command line that is not UTF-8
             data = char.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
             tokens += [self.ids[data]] if data in self.ids else [self.byte_ids[b] for b in data]
-        fast = engine_module("merge", required=False)  # the same in n log n steps
-        merged = fast.merge(self, tokens) if fast else self.merge(tokens)
-        return [self.bos, *merged] if bos else merged
+        return tokens
 
     def merge(self, tokens: list[int]) -> list[int]:
         """Return tokens with neighbours merged, best score first, leftmost of equals."""
@@ -386,15 +388,15 @@ class Sampler:
     seed: Any = None  # the same one draws the same tokens; None takes the time
 
     def __post_init__(self) -> None:
-        self.temperature, self.topp = np.float32(self.temperature), np.float32(self.topp)
         if self.seed is None:
             self.seed = time.time_ns() % 2**32 + 1
-        self.state = self.seed
         limits = {"temperature": (0, 100), "topp": (0, 1), "seed": (1, 2**64 - 1)}
         for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                value = getattr(self, name)
+            value = getattr(self, name)
+            if not low <= value <= high:
                 raise ModelError(f"{name} is {value}; it must be from {low} to {high}")
+        self.temperature, self.topp = np.float32(self.temperature), np.float32(self.topp)
+        self.state = int(self.seed)
 
     def random(self) -> float:
         """Return the next number in [0, 1), a multiple of 2^-24. (xorshift64*: Vigna, 2014)"""
@@ -508,14 +510,14 @@ def read_llama2c(buffer: Any) -> ModelFile:
             tensors[name] = [file.int8_matrix(name, group, *shape) for _ in rows]
         else:
             tensors[name] = [file.array(name, "<f4", *shape) for _ in rows]
-    if file.offset < len(buffer):
-        left = len(buffer) - file.offset
+    left = len(buffer) - file.offset
+    if left:
         raise ModelError(f"the file is {left:,} bytes too long: it is damaged or no model")
     layers = [Layer(*row) for row in zip(*(tensors[name] for name in LAYER), strict=True)]
     wcls = tensors.get("wcls", tensors["tok_emb"])[0]
     weights = Weights(tensors["tok_emb"][0], layers, tensors["final_norm"][0], wcls)
-    kind = f"llama2.c v{version}" + (f", int8 groups of {group}" if group else "")
-    return ModelFile(c, weights, kind)
+    groups = f", int8 groups of {group}" if group else ""
+    return ModelFile(c, weights, f"llama2.c v{version}{groups}")
 
 
 def read_tokenizer(buffer: Any, vocab_size: int | None = None) -> Tokenizer:
@@ -573,8 +575,8 @@ def load_model(
     backend: "c", "numpy" or "auto"; threads: 0 for one per core; int8: round float weights;
     context: how many tokens fit, 0 for as many as it was trained for. ModelError says why not.
     """
-    open_file = open_model if path is not None else engine_module("carried").open_carried
-    file = open_file(path, tokenizer)
+    opened = open_model if path is not None else engine_module("carried").open_carried
+    file = opened(path, tokenizer)
     if int8:
         engine_module("quantize").to_int8(file)
     backends = engine_module("backends", required=backend == "c")
@@ -588,8 +590,7 @@ def generate(model: Transformer, prompt: str = "", steps: int = 256, **sampling:
     sampling: temperature, topp and seed, as in Sampler."""
     sampler = Sampler(**sampling)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
-    tokenizer = model.tokenizer
-    limit = model.config.seq_len
+    tokenizer, limit = model.tokenizer, model.config.seq_len
     tokens = tokenizer.encode(prompt[: (limit + 1) * max(map(len, tokenizer.pieces))])
     if len(tokens) > limit:
         raise ModelError(f"the prompt has more tokens than the context, {limit:,}: cut it")
@@ -658,7 +659,6 @@ def main(argv: list[str] | None = None) -> int:
     prepare_streams()
     args = None
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         args = parse_args(sys.argv[1:] if argv is None else argv)
         if args.prompt == "-" and sys.stdin is None:
             raise ModelError("stdin is closed: give the prompt itself with -i")
@@ -677,4 +677,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(early.interruptible(main) if early else main())

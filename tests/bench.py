@@ -291,7 +291,7 @@ def main():
     if args.worker:
         worker(args)
         return
-    from run.engine.kernel import available_cpus
+    from run.engine.cores import available_cpus
 
     threads = args.threads or available_cpus()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:

@@ -1,11 +1,19 @@
 """Tests import run.py from the repository's root, and their own helpers from this directory."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+
+if os.name == "nt":  # it talks through a pseudo-terminal
+    collect_ignore = ["engine/test_chat.py"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &` in a script: programs that
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # are interrupted would ignore it too
 
 
 @pytest.fixture(params=["numpy", "c"])

@@ -1,12 +1,12 @@
 """Which backend computes a model: the C kernel, or NumPy as it fits the model's weights."""
 
-import os
-from pathlib import Path
-
 from run import ModelError, ModelFile, NumPyBackend, QuantizedTensor
 
+from .cores import available_cpus
 from .exact import Exact
 from .threaded import Threaded
+
+MOST_THREADS = 1024
 
 
 def choose(file: ModelFile, wanted: str, threads: int) -> NumPyBackend:
@@ -14,6 +14,8 @@ def choose(file: ModelFile, wanted: str, threads: int) -> NumPyBackend:
 
     file.weights are prepared for it. ModelError if C is wanted and cannot be had.
     """
+    if not 0 <= threads <= MOST_THREADS:
+        raise ModelError(f"threads is {threads}; it must be from 0 (all cores) to {MOST_THREADS}")
     threads = threads or available_cpus()
     if wanted == "numpy":
         return numpy_backend(file, threads, "as asked")
@@ -40,16 +42,3 @@ def numpy_backend(file: ModelFile, threads: int, reason: str) -> NumPyBackend:
     if isinstance(file.weights.tok_emb, QuantizedTensor):
         return Exact(file.config, description)
     return Threaded(file.config, description, threads)
-
-
-def available_cpus() -> int:
-    """Return how many cores this process may use: its affinity, and its cgroup's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cpus, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup, or no quota: "max"
-        return cpus

@@ -6,10 +6,12 @@ has the signature of its reference in run.py.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from run import NumPyBackend, rope_table
+from run import NumPyBackend, QuantizedTensor, rope_table
+from run import matmul as run_matmul
 
 
 def coefficients(text: str) -> list[float]:
@@ -42,6 +44,23 @@ def unit_circle(angles: np.ndarray) -> np.ndarray:
     return QUARTERS[k.astype(np.int64) & 3] * turned
 
 
+def matmul(w: Any, x: np.ndarray) -> np.ndarray:
+    """Return x (T, in) times w (out, in) transposed: a matrix of one row is summed in order, too.
+
+    NumPy adds a single column in pairs, and several row by row.
+    """
+    if len(x) * w.shape[0] > 1:
+        return run_matmul(w, x)
+    return run_matmul(twice(w), x)[:, :1]
+
+
+def twice(w: Any) -> Any:
+    """Return a matrix of one row with that row twice."""
+    if isinstance(w, QuantizedTensor):
+        return QuantizedTensor(w.q.repeat(2, axis=0), w.scales.repeat(2, axis=0))
+    return w.repeat(2, axis=0)
+
+
 def apply_rope(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
     """Turn each pair of numbers: four products and two sums, each rounded."""
     even, odd = x[..., ::2], x[..., 1::2]
@@ -70,6 +89,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 class Exact(NumPyBackend):
     """NumPy that computes what runq.c computes, to the last bit."""
 
+    matmul = staticmethod(matmul)
     rope_table = staticmethod(functools.partial(rope_table, circle=unit_circle))
     apply_rope = staticmethod(apply_rope)
     product = staticmethod(product)

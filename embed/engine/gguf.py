@@ -5,6 +5,7 @@
 Metadata is read by accessors that know what a value must be; whatever is not asked for is skipped.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,12 @@ class TensorInfo:
     offset: int  # from the first tensor
 
 
+def tensor_size(name: str, info: TensorInfo) -> int:
+    """Return the bytes of a tensor."""
+    kind = block_type(info.kind, name)
+    return math.prod(info.shape) // kind.weights * kind.layout.itemsize
+
+
 class GGUF(Reader):
     """A file's metadata by key, and its tensors by name."""
 
@@ -62,18 +69,19 @@ class GGUF(Reader):
         _, version, n_tensors, n_keys = self.unpack("the header", "<4sIQQ")
         if version not in (2, 3):
             raise ModelError(f"GGUF version {version} is not supported: convert to version 3")
+        self.types: set[str] = set()  # of the tensors that were read
+        self.spans: list[tuple[int, int, str]] = []  # where they begin and end, and their names
         self.meta = {}
         for _ in range(min(n_keys, MOST_ENTRIES)):
             key = self.string()
             self.meta[key] = self.value()
+        self.alignment = self.whole("general.alignment", 32)
+        if self.alignment % 8 or self.alignment < 8:
+            raise ModelError(f"general.alignment is {self.alignment}; it must be a multiple of 8")
         self.infos = {}
         for _ in range(min(n_tensors, MOST_ENTRIES)):
             name = self.string()
             self.infos[name] = self.tensor_info()
-        self.types: set[str] = set()  # of the tensors that were read
-        self.alignment = self.whole("general.alignment", 32)
-        if self.alignment % 8 or self.alignment < 8:
-            raise ModelError(f"general.alignment is {self.alignment}; it must be a multiple of 8")
         self.start = self.offset + -self.offset % self.alignment
 
     # ---- what stands in the file
@@ -111,7 +119,7 @@ class GGUF(Reader):
         value = self.meta.get(key, default)
         if value is None:
             raise ModelError(f"the metadata has no {key}: the file is incomplete")
-        if not isinstance(value, types):
+        if type(value) not in types:  # not isinstance: a truth value is no number
             found = repr(value)[:LONGEST_NAME]
             raise ModelError(f"{key} is {found}; it must be {expected}")
         return value
@@ -149,12 +157,24 @@ class GGUF(Reader):
         kind = block_type(info.kind, name)
         if info.shape != expected or not self.fits(kind, info.shape):
             raise ModelError(f"tensor {name} is {kind.name} {info.shape}; it should be {expected}")
+        if info.offset % self.alignment:
+            rule = f"it must be a multiple of {self.alignment}"
+            raise ModelError(f"tensor {name} is at {info.offset}; {rule}")
+        self.spans.append((info.offset, info.offset + tensor_size(name, info), name))
         self.types.add(kind.name)
         self.offset = self.start + info.offset
         blocks = self.array(name, kind.layout, *expected[:-1], expected[-1] // kind.weights)
         if kind.name == "F32":
             return blocks
         return BlockTensor(kind, blocks) if len(expected) == 2 else kind.decode(blocks)
+
+    def check_spans(self) -> None:
+        """Raise a ModelError where a tensor that was read begins inside another one."""
+        end = 0
+        for start, stop, name in sorted(self.spans):
+            if start < end:
+                raise ModelError(f"tensor {name} at {start} begins inside another: it is damaged")
+            end = stop
 
     @staticmethod
     def fits(kind: BlockType, shape: tuple[int, ...]) -> bool:
@@ -178,6 +198,7 @@ def read_gguf(buffer: Any) -> ModelFile:
         for name, theirs in TENSORS.items():
             tensors[name] = file.tensor(f"blk.{i}.{theirs}", *shapes.get(name, (c.dim,)))
         layers.append(Layer(**tensors))
+    file.check_spans()
     if file.infos:
         name = min(file.infos)[:LONGEST_NAME]
         raise ModelError(f"tensor {name!r} does not belong in a Llama of this shape")

@@ -194,10 +194,11 @@ class KernelBackend(Exact):
         isa = kernel.kernel_isa().decode()
         super().__init__(file.config, f"c ({isa}, threads: {threads})")
         self.kernel = kernel
-        self.pool = pool = kernel.pool_new(threads)
-        weakref.finalize(self, kernel.pool_free, pool)
+        self.pool = kernel.pool_new(threads)
+        # Not at exit: a daemon thread may still compute then, and the memory goes anyway.
+        weakref.finalize(self, kernel.pool_free, self.pool).atexit = False
         sizes = vars(file.config) | {"max_rows": MAX_ROWS}
-        self.c_model = CModel(pool, *(sizes[name] for name in SIZES), file.config.norm_eps)
+        self.c_model = CModel(self.pool, *(sizes[name] for name in SIZES), file.config.norm_eps)
         self.pointer = ctypes.addressof(self.c_model)
         file.weights = self.pack_weights(file.weights)
 

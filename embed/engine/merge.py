@@ -1,9 +1,35 @@
-"""Byte-pair merging in n log n steps: the same tokens as Tokenizer.merge of run.py."""
+"""Byte-pair encoding of long texts: the same tokens as Tokenizer.merge of run.py, in less time.
+
+Where no token holds a space behind something else, no merge crosses the beginning of a word: each
+word is encoded alone, and once. What is left takes n log n steps.
+"""
 
 import heapq
+import re
 from typing import Any
 
 from run import Tokenizer
+
+WORDS = re.compile(" *[^ ]+| +")
+CROSSES_WORDS = re.compile(rb"[^ ] ")
+MOST_WORDS = 2**14  # that are remembered
+SHORT = 2000  # characters that are encoded at once sooner than the vocabulary is looked through
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a text, whose prefix is in it already."""
+    if len(text) < SHORT or any(map(CROSSES_WORDS.search, tokenizer.ids)):
+        return merge(tokenizer, tokenizer.characters(text))
+    tokens: list[int] = []
+    known: dict[str, list[int]] = {}
+    for match in WORDS.finditer(text):
+        word = match[0]
+        if word not in known:
+            if len(known) >= MOST_WORDS:
+                known.clear()
+            known[word] = merge(tokenizer, tokenizer.characters(word))
+        tokens += known[word]
+    return tokens
 
 
 def merge(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 from run import ModelError, Sampler, Transformer, __version__, engine_module, load_model, tell
 
 from . import carried
+from .backends import MOST_THREADS
 
 EXAMPLES = """examples:
   run.py                                    the embedded model tells a story
@@ -23,7 +24,6 @@ EXAMPLES = """examples:
   run.py model.bin --backend numpy          without the C kernel
   run --embed model.gguf -o myrun           a new executable with another model inside
 """
-MOST_THREADS = 1024
 
 
 def add_to(parser: argparse.ArgumentParser) -> list[str]:
@@ -49,8 +49,12 @@ def add_to(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def carried_options() -> list[str]:
-    """Return the options that this program carries."""
-    return shlex.split(bytes(carried.find_carried().get("args.txt", b"")).decode())
+    """Return the options that this program carries. ModelError if they cannot be read."""
+    text = bytes(carried.find_carried().get("args.txt", b""))
+    try:
+        return shlex.split(text.decode())
+    except ValueError as error:  # a quote without its end, or not UTF-8
+        raise ModelError(f"the options that this program carries: {error}: fix args.txt") from None
 
 
 def threads(text: str) -> int:

@@ -11,7 +11,7 @@ from run import LAYER, MATRICES, Config, Layer, ModelError, ModelFile, Quantized
 from run import quantize as quantize_groups
 
 from .blocks import TYPES, BlockTensor, block_type
-from .gguf import GGUF, TensorInfo
+from .gguf import GGUF, TensorInfo, tensor_size
 from .progress import shown
 
 SIZES = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"
@@ -106,12 +106,12 @@ def write_gguf(path: Any, buffer: Any) -> int:
         offset = 0
         for name, info in new.items():
             file.write(directory_entry(name, info, offset))
-            offset += padded(size_of(name, info), old.alignment)
+            offset += padded(tensor_size(name, info), old.alignment)
         for name, info in shown(list(new.items()), "rounding the weights"):
             file.write(bytes(-file.tell() % old.alignment))
             if info.kind == infos[name].kind:
                 start = old.start + info.offset
-                file.write(old.buffer[start : start + size_of(name, info)])
+                file.write(old.buffer[start : start + tensor_size(name, info)])
             else:
                 matrix = old.tensor(name.removesuffix(".weight"), *info.shape)
                 file.write(q8_0_blocks(matrix))
@@ -123,12 +123,6 @@ def as_q8_0(name: str, info: TensorInfo) -> TensorInfo:
     floats = block_type(info.kind, name).name in FLOATS
     whole = len(info.shape) == 2 and info.shape[1] % Q8_0.weights == 0
     return TensorInfo(info.shape, Q8_0.number if floats and whole else info.kind, info.offset)
-
-
-def size_of(name: str, info: TensorInfo) -> int:
-    """Return the bytes of a tensor."""
-    kind = block_type(info.kind, name)
-    return math.prod(info.shape) // kind.weights * kind.layout.itemsize
 
 
 def padded(size: int, alignment: int) -> int:

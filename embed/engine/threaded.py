@@ -4,6 +4,8 @@ A dot product per row reads memory about twice as fast as OpenBLAS's matrix-vect
 one core. NumPy lets go of Python's lock while it computes, so plain threads do.
 """
 
+import contextlib
+import os
 import queue
 import threading
 import weakref
@@ -25,14 +27,24 @@ class Team:
     """Threads that wait for jobs: (a function, its arguments, where to say that it is done)."""
 
     def __init__(self, size: int):
-        self.size = size
+        self.wanted = size
+        self.start()
+
+    def start(self) -> None:
+        """Start as many threads as the system gives; a forked child, which has none, its own."""
+        self.process = os.getpid()
+        self.size = 1  # the caller works too
         self.jobs: queue.SimpleQueue = queue.SimpleQueue()
-        for _ in range(size - 1):  # the caller works too
-            threading.Thread(target=work, args=[self.jobs], daemon=True).start()
-            weakref.finalize(self, self.jobs.put, None)
+        with contextlib.suppress(RuntimeError):  # no more threads to be had
+            while self.size < self.wanted:
+                threading.Thread(target=work, args=[self.jobs], daemon=True).start()
+                weakref.finalize(self, self.jobs.put, None)
+                self.size += 1
 
     def share(self, function: Callable, rows: int) -> None:
         """Call function(start, stop) for the rows, a share for each thread, and wait for all."""
+        if self.process != os.getpid():
+            self.start()
         size = -(-rows // self.size)
         starts = range(0, rows, size)
         done: queue.SimpleQueue = queue.SimpleQueue()  # new: what a Ctrl-C left is nobody's

@@ -118,11 +118,9 @@ INLINE void unpack_slab(const Format *f, const uint8_t *unit, int columns, Slab 
     }
 }
 
-/* sums[r][..] += x[r] . w for a tile of rows, from row on, by one or two blocks: as
- * group_product(). */
-INLINE void slab_tile(const int wide, const int blocks, const int rows, const SlabProduct *p,
-                      int row) {
-    const int registers = blocks * BLOCK / LANES, per_block = BLOCK / LANES;
+/* sums[r][..] += x[r] . w for a tile of rows, from row on: as group_product(). */
+INLINE void slab_tile(const int wide, const int rows, const SlabProduct *p, int row) {
+    const int registers = REGISTERS, per_block = BLOCK / LANES;
     const int fours = COLUMNS / FOUR / p->parts;
     const int8_t *x = p->x + row * p->x_stride;
     vec sums[MAX_ROWS][REGISTERS];
@@ -162,12 +160,12 @@ INLINE void slab_tile(const int wide, const int blocks, const int rows, const Sl
         for (int v = 0; v < registers; v++) store(&p->sums[row + r][v * LANES], sums[r][v]);
 }
 
-#define SLAB_CASE(rows)                                               \
-    case rows:                                                        \
-        if (rows <= INT8_ROWS) slab_tile(wide, blocks, rows, p, row); \
+#define SLAB_CASE(rows)                                       \
+    case rows:                                                \
+        if (rows <= INT8_ROWS) slab_tile(wide, rows, p, row); \
         break
 
-INLINE void slab_rows(const int wide, const int blocks, const SlabProduct *p, int rows) {
+INLINE void slab_rows(const int wide, const SlabProduct *p, int rows) {
     for (int row = 0; row < rows; row += INT8_ROWS) {
         switch (smaller(INT8_ROWS, rows - row)) {
             SLAB_CASE(1);
@@ -180,24 +178,18 @@ INLINE void slab_rows(const int wide, const int blocks, const SlabProduct *p, in
     }
 }
 
-/* These are the same for all types: compiled once for biased bytes, once for small ones. */
-FN void NAME(slab_wide)(int blocks, const SlabProduct *p, int rows) {
-    if (blocks == 1) slab_rows(1, 1, p, rows);
-    else if (INT8_BLOCKS == 2) slab_rows(1, 2, p, rows);
+/* Biased bytes need another instruction than small ones in some sets. */
+FN void NAME(slab_product)(int wide, const SlabProduct *p, int rows) {
+    if (wide) slab_rows(1, p, rows);
+    else slab_rows(0, p, rows);
 }
 
-FN void NAME(slab_small)(int blocks, const SlabProduct *p, int rows) {
-    if (blocks == 1) slab_rows(0, 1, p, rows);
-    else if (INT8_BLOCKS == 2) slab_rows(0, 2, p, rows);
-}
-
-/* Rows row..row + rows of activations by one or two blocks of rows from first on. */
-INLINE void block_strip(const Format *f, int blocks, const Product *p, int first, int row,
-                        int rows) {
-    const int in = p->w->in;
-    const int64_t bytes = row_block_bytes(f, in);
-    const uint8_t *units = (const uint8_t *)p->w->data + first / BLOCK * bytes;
-    Slab slabs[2];
+/* STRIP rows of activations, from row on, by a tile's blocks of rows first..end. There may be one block less
+ * than a tile has: then the last one is computed twice, and the second time forgotten. */
+FN void NAME(block_strip)(UnpackFunction *unpack, const Product *p, int first, int end, int row) {
+    const Format *f = &formats[p->w->type];
+    const int in = p->w->in, left = end - first, rows = smaller(STRIP, p->rows - row);
+    Slab slabs[INT8_BLOCKS];
     float sums[STRIP][2 * BLOCK];
     SlabProduct s = {.slabs = slabs,
                      .parts = COLUMNS / f->group,
@@ -209,39 +201,42 @@ INLINE void block_strip(const Format *f, int blocks, const Product *p, int first
     memset(sums, 0, sizeof sums);
     for (int column = 0; column < in; column += SLAB) {
         int columns = smaller(SLAB, in - column);
-        for (int b = 0; b < blocks; b++)
-            unpack_slab(f, units + b * bytes + column / f->unit * unit_bytes(f), columns,
-                        &slabs[b]);
+        for (int b = 0; b < INT8_BLOCKS; b++) {
+            int block = first / BLOCK + (b * BLOCK < left ? b : 0);
+            const uint8_t *units = (const uint8_t *)p->w->data + block * row_block_bytes(f, in);
+            unpack(units + column / f->unit * unit_bytes(f), columns, &slabs[b]);
+        }
         s.groups = columns / f->group;
         s.x = p->x.q + row * s.x_stride + column;
         s.x_groups = p->x.blocks + row * s.x_groups_stride + column / COLUMNS;
-        (f->zero == BIAS ? NAME(slab_wide) : NAME(slab_small))(blocks, &s, rows);
+        NAME(slab_product)(f->zero == BIAS, &s, rows);
     }
     for (int r = 0; r < rows; r++) {
         float *y = p->y + (row + r) * p->y_stride + first;
-        int left = p->w->out - first;
-        for (int i = 0; i < blocks * BLOCK && i < left; i++)
+        for (int i = 0; i < smaller(INT8_BLOCKS * BLOCK, left); i++)
             y[i] = (p->add ? y[i] : 0) + sums[r][i];
     }
 }
 
-/* ---- one function a type */
+/* ---- one function a type, and one that unpacks it */
 
-INLINE void block_product(const Format *f, const Product *p, int first, int end) {
+INLINE void block_product(const Format *f, UnpackFunction *unpack, const Product *p, int first,
+                          int end) {
     if (p->rows == 1) {
         for (; first < end; first += BLOCK) block_tile(f, p, first);
         return;
     }
-    for (int blocks; first < end; first += blocks * BLOCK) {
-        blocks = INT8_BLOCKS == 2 && first + 2 * BLOCK <= end ? 2 : 1;
+    for (; first < end; first += INT8_BLOCKS * BLOCK)
         for (int row = 0; row < p->rows; row += STRIP)
-            block_strip(f, blocks, p, first, row, smaller(STRIP, p->rows - row));
-    }
+            NAME(block_strip)(unpack, p, first, end, row);
 }
 
-#define PRODUCT(type)                                                    \
-    FN void NAME(product_##type)(const Product *p, int first, int end) { \
-        block_product(&formats[TYPE_##type], p, first, end);             \
+#define PRODUCT(type)                                                             \
+    FN void NAME(unpack_##type)(const uint8_t *unit, int columns, Slab *s) {      \
+        unpack_slab(&formats[TYPE_##type], unit, columns, s);                     \
+    }                                                                             \
+    FN void NAME(product_##type)(const Product *p, int first, int end) {          \
+        block_product(&formats[TYPE_##type], NAME(unpack_##type), p, first, end); \
     }
 BLOCK_TYPES(PRODUCT)
 

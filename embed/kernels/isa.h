@@ -67,7 +67,10 @@ typedef struct {
 
 enum { STRIP = 48 }; /* rows of activations that use a slab, so that their sums fit, too */
 
-/* A slab of one or two blocks of rows, and the activations for it. */
+/* So many columns of 16 rows, from a unit on. */
+typedef void UnpackFunction(const uint8_t *unit, int columns, Slab *s);
+
+/* A slab of the blocks of rows of a tile, and the activations for it. */
 typedef struct {
     const Slab *slabs;
     int groups, parts, zero, minima; /* parts: groups that share a scale of activations */

@@ -34,7 +34,6 @@
 #define float_tile           NAME(float_tile)
 #define float_store          NAME(float_store)
 #define float_rows           NAME(float_rows)
-#define float_panel          NAME(float_panel)
 #define int8_group           NAME(int8_group)
 #define int8_store           NAME(int8_store)
 #define int8_tile            NAME(int8_tile)
@@ -47,7 +46,8 @@
 #define float_size           NAME(float_size)
 #define load_weights         NAME(load_weights)
 #define load_weights_at_most NAME(load_weights_at_most)
-#define any_float_product    NAME(any_float_product)
+#define float_row_product    NAME(float_row_product)
+#define half_product         NAME(half_product)
 #define zero_of              NAME(zero_of)
 #define plane                NAME(plane)
 #define quants               NAME(quants)
@@ -58,7 +58,6 @@
 #define unpack_slab          NAME(unpack_slab)
 #define slab_tile            NAME(slab_tile)
 #define slab_rows            NAME(slab_rows)
-#define block_strip          NAME(block_strip)
 #define block_product        NAME(block_product)
 
 #else
@@ -93,7 +92,6 @@
 #undef float_tile
 #undef float_store
 #undef float_rows
-#undef float_panel
 #undef int8_group
 #undef int8_store
 #undef int8_tile
@@ -106,7 +104,8 @@
 #undef float_size
 #undef load_weights
 #undef load_weights_at_most
-#undef any_float_product
+#undef float_row_product
+#undef half_product
 #undef zero_of
 #undef plane
 #undef quants
@@ -117,7 +116,6 @@
 #undef unpack_slab
 #undef slab_tile
 #undef slab_rows
-#undef block_strip
 #undef block_product
 
 #undef SET

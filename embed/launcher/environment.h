@@ -51,7 +51,9 @@ static void open_self(void) {
     char path[PATH_MAX + 1] = "", link[32];
     const char *file = open_file();
     snprintf(link, sizeof link, "/proc/self/fd/%d", self);
-    if (readlink(link, path, PATH_MAX) < 0 && !realpath(file, path))
+    /* Emulators open /proc/self/exe where there is no /proc, but do not say where it leads. */
+    const char *started = is_universal() || !is_trusted() ? file : (char *)getauxval(AT_EXECFN);
+    if (readlink(link, path, PATH_MAX) < 0 && !realpath(file, path) && !realpath(started, path))
         fail("cannot tell where %s lies: %s", file, strerror(errno));
     open_pkg(pkg_name());
     if (!is_trusted()) forget("RUN_");

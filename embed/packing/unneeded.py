@@ -47,6 +47,9 @@ TEXT = """
     unicodedata stringprep
 """.split()
 
+# The import system: every Python has it inside, as _frozen_importlib and its like.
+INSIDE_PYTHON = ["importlib._bootstrap", "importlib._bootstrap_external"]
+
 # run.py is the script itself: as a module it would be there twice.
 SCRIPT = ["run"]
 
@@ -60,6 +63,7 @@ EXCLUDES = [
     *PROCESSES,
     *NUMBERS,
     *TEXT,
+    *INSIDE_PYTHON,
     *SCRIPT,
 ]
 

@@ -68,6 +68,7 @@ def refuse(data, *words):
 # Sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_truncated_anywhere(kind):
     """At every small offset, and at some hundred larger ones."""
@@ -516,6 +517,7 @@ def special_paths(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_paths_that_are_no_model(tmp_path):
     (tmp_path / "tokenizer.bin").write_bytes(TOKENIZER)
     for name, word in special_paths(tmp_path).items():
@@ -541,6 +543,7 @@ def test_devices_and_pipes(tmp_path):
     assert_one_line_error(done)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_no_file(tmp_path):
     path = write_files(tmp_path, FILES["v0"])
     for bad, word in ((tmp_path, "directory"), (tmp_path / "no.tok", "no.tok"), ("/dev/null", "")):
@@ -583,12 +586,16 @@ def test_weights_that_are_not_numbers(tmp_path, backend, mode):
 # What a careful attacker found
 
 
-def test_layers_on_the_word_of_a_header(tmp_path):
-    """2^30 layers of almost nothing: refused before a single one is made."""
-    data = struct.pack("<7i", 2, 1, 2**30, 1, 1, 1, 1)
+@pytest.mark.parametrize(
+    ("dim", "layers", "word"),
+    [(2, 2**30, "16,384"), (2, 400_000, "16,384"), (64, 9999, "truncated")],
+)
+def test_layers_on_the_word_of_a_header(tmp_path, dim, layers, word):
+    """More layers than any model has, or than the file can hold: refused before one is made."""
+    data = struct.pack("<7i", dim, 1, layers, 1, 1, 1, 1)
     path = write_files(tmp_path, data)
     os.truncate(path, 20 << 20)
-    assert_one_line_error(run_cli(path), "layers", "truncated")
+    assert_one_line_error(run_cli(path), "layers", word)
 
 
 def test_a_file_that_was_not_copied_to_its_end(tmp_path):

@@ -424,6 +424,7 @@ def test_braces_are_text(tmp_path, monkeypatch, name):
     assert plain(shown).split("Yes!")[0] == plain(want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_when_the_context_is_full_the_oldest_turns_fall_out(tmp_path, monkeypatch, name):
     """What is read anew is a whole conversation: the system prompt, the latest turns, in order.

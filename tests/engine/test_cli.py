@@ -95,6 +95,7 @@ def test_steps(tmp_path, steps, count):
     assert out(path, "-t", "0", "-n", steps) == "a" * count + "\n"
 
 
+@pytest.mark.slow
 def test_a_fresh_seed_each_time_and_v_tells_it(tiny):
     first, second = (run_cli(tiny, "-v", "-n", "40") for _ in range(2))
     assert first.stdout != second.stdout
@@ -179,6 +180,7 @@ def test_the_ends_of_the_ranges_are_fine(tiny, flags):
     assert out(tiny, "-s", "7", "-n", "12", *flags)
 
 
+@pytest.mark.slow
 def test_seeds_beyond_32_bits(tiny):
     texts = {out(tiny, "-n", "40", "-s", str(seed)) for seed in (1, 2**32 + 1, 2**64 - 1)}
     assert len(texts) == 3
@@ -195,6 +197,7 @@ def test_version():
     assert run.__version__ in out("--version")
 
 
+@pytest.mark.slow
 def test_threads_and_backend(tiny, backend):
     want = out(tiny, "-s", "5", "-n", "50", "--backend", "numpy")
     for flags in (["-j", "1"], ["-j", "2"], ["--threads", "3"], ["-j2"], ["--threads=1"]):
@@ -299,6 +302,7 @@ def test_ppl_of_no_text(tiny, tmp_path, content):
         assert_one_line_error(done, "text.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
 def test_memory_is_the_weights_the_cache_and_little_more(tmp_path, backend):
     """At most 60 MB more. All weights but the last norm are zero: a file with holes."""
@@ -357,6 +361,7 @@ def test_full_disk(tiny):
     assert b"space" in stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for one process there")
 def test_ctrl_c_while_writing(endless):
     """Exit 130 as a shell expects, no traceback, and what was written stays."""
     command = [sys.executable, ROOT / "run.py", endless, "-t", "0", "-n", "0"]

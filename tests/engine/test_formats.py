@@ -99,6 +99,7 @@ def test_gguf_values(name, kind):
     assert tokenizer is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GGUF_TYPES)
 def test_gguf_runs_like_its_values(tmp_path, backend, kind):
     """Logits against the reference on the values that the blocks hold.

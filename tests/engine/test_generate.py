@@ -179,6 +179,7 @@ def test_control_characters_of_the_prompt_do_not_either(tmp_path):
     assert not {"\x1b", "\x07", "\x08"} & set(text)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12))
 def test_any_prompt_is_printed_as_it_is(engine, prompt):

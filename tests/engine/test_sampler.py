@@ -23,6 +23,7 @@ def test_same_draws_as_run_c(line):
     assert [sampler.sample(logits.copy()) for _ in range(count)] == line["ids"]
 
 
+@pytest.mark.slow
 def test_thousands_of_random_logits():
     random = np.random.RandomState(0)
     compared = 0

@@ -120,6 +120,7 @@ def test_sentencepiece_on_any_text(trained, both, text):
     assert_like_sentencepiece(trained, both, text)
 
 
+@pytest.mark.slow
 def test_sentencepiece_on_100_kilobytes(trained, both):
     shuffle = stdlib_random.Random(1)
     long = " ".join(corpus())[:100_000]

@@ -201,6 +201,53 @@ static void feed_forward_reference(Network *n, double *x) {
     for (int i = 0; i < n->model.dim; i++) x[i] += out[i];
 }
 
+/* ---- two conversations of one model at once: each the same bits as alone */
+
+typedef struct {
+    const Network *n;
+    Cache cache;
+    int seed;
+    float *x; /* (CONTEXT, dim) */
+} Talk;
+
+static Talk new_talk(const Network *n, int seed) {
+    Talk t = {.n = n, .cache = n->cache, .seed = seed, .x = floats(CONTEXT * n->model.dim, 0)};
+    t.cache.keys = floats(keys_floats(&n->model, CONTEXT), 0);
+    t.cache.values = floats(values_floats(&n->model, CONTEXT), 0);
+    t.cache.scratch = floats(scratch_floats(&n->model, CONTEXT), 0);
+    return t;
+}
+
+static void drop_talk(Talk *t) {
+    free(t->cache.keys), free(t->cache.values), free(t->cache.scratch), free(t->x);
+}
+
+static THREAD_RESULT talk(void *arg) {
+    Talk *t = arg;
+    const Network *n = t->n;
+    int dim = n->model.dim;
+    for (int i = 0; i < CONTEXT * dim; i++) t->x[i] = (float)((i * 37 + t->seed) % 101 - 50) / 50;
+    for (int pos = 0; pos < CONTEXT; pos++) {
+        attention(&n->model, &n->layer, &t->cache, t->x + pos * dim, 1, pos);
+        feed_forward(&n->model, &n->layer, &t->cache, t->x + pos * dim, 1);
+    }
+    return 0;
+}
+
+static void check_two_at_once(const Network *n) {
+    Talk alone[2] = {new_talk(n, 1), new_talk(n, 2)}, both[2] = {new_talk(n, 1), new_talk(n, 2)};
+    Thread threads[2];
+    for (int i = 0; i < 2; i++) talk(&alone[i]);
+    for (int i = 0; i < 2; i++) thread_start(&threads[i], talk, &both[i]);
+    for (int i = 0; i < 2; i++) thread_join(threads[i]);
+    for (int i = 0; i < 2; i++) {
+        for (int j = 0; j < CONTEXT * n->model.dim; j++)
+            expect(both[i].x[j], alone[i].x[j], 0, "a conversation beside another");
+        drop_talk(&alone[i]);
+        drop_talk(&both[i]);
+    }
+}
+
 /* All positions of one layer, at first `rows` at once, then one by one. Quantised numbers may round
  * to the other side of a half, so int8 is compared more loosely. */
 static void check_layer(void *pool, int heads, int kv_heads, int size, int hidden, int group,
@@ -231,7 +278,7 @@ static void check_layer(void *pool, int heads, int kv_heads, int size, int hidde
     n.cache.keys = floats(keys_floats(&n.model, CONTEXT), 0);
     n.cache.values = floats(values_floats(&n.model, CONTEXT), 0);
     n.cache.scratch = floats(scratch_floats(&n.model, CONTEXT), 0);
-    n.keys = calloc(CONTEXT * (size_t)kv_dim, sizeof(double)),
+    n.keys = calloc(CONTEXT * (size_t)kv_dim, sizeof(double));
     n.values = calloc(CONTEXT * (size_t)kv_dim, sizeof(double));
     double tolerance = group ? 0.05 : 1e-4, wanted[256];
     for (int pos = 0; pos < CONTEXT; pos += pos < rows ? rows : 1) {
@@ -255,6 +302,7 @@ static void check_layer(void *pool, int heads, int kv_heads, int size, int hidde
         }
         free(x), free(before);
     }
+    check_two_at_once(&n);
     for (int i = 0; i < MATRICES; i++) drop(&n.w[i]);
     free(att_norm), free(ffn_norm), free(rope), free(n.cache.keys), free(n.cache.values),
         free(n.cache.scratch);

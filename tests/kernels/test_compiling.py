@@ -14,6 +14,7 @@ CHECKS = Path(__file__).resolve().parent / "check_kernels.c"
 
 
 # -------------------------------------------------------------------- not used when not right
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new", "reason"),
     [
@@ -39,10 +40,12 @@ def test_a_bad_kernel_is_not_used(tmp_path, monkeypatch, library, name, old, new
 
 
 # ----------------------------------------------------------------------------------- compiling
+@pytest.mark.slow
 def test_compiling_twice_gives_the_same_bytes(library, tmp_path):
     assert compiler.compile_kernel(out_dir=tmp_path).read_bytes() == library.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cc", ["gcc", "clang", "zig"])
 def test_no_warnings(cc, tmp_path):
     command = (
@@ -90,6 +93,7 @@ def run_checks(command, isa, expected=None):
     assert done.stdout.endswith(" ok\n")
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_sanitizers(sanitizer, tmp_path):
     cc, out = compiler.native_compiler(), tmp_path / "check"
@@ -106,6 +110,7 @@ def test_sanitizers(sanitizer, tmp_path):
         run_checks([str(out)], isa)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("machine", "cpu", "isa"),
     [

@@ -65,7 +65,7 @@ def test_pool_free_ends_its_threads(best, rng):
 
 
 FORK = """
-import os, sys
+import os, sys, threading
 sys.path[:0] = [*sys.argv[1].split(":"), sys.argv[2]]
 import numpy as np, pathlib
 from kernel_harness import Matrix, load, matmul, normal
@@ -73,7 +73,13 @@ kernel, rng = load(pathlib.Path(sys.argv[3])), np.random.default_rng(1)
 pool, matrix, x = kernel.pool_new(3), Matrix(kernel, normal(rng, 900, 320)), normal(rng, 2, 320)
 expected = matmul(kernel, matrix, x, pool)
 child = os.fork()
-same = all(np.array_equal(matmul(kernel, matrix, x, pool), expected) for _ in range(50))
+results = []
+def work():
+    results.extend(np.array_equal(matmul(kernel, matrix, x, pool), expected) for _ in range(50))
+callers = [threading.Thread(target=work) for _ in range(2)]
+[caller.start() for caller in callers]
+[caller.join() for caller in callers]
+same = len(results) == 100 and all(results)
 threads = len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 3
 kernel.pool_free(pool)
 if child:
@@ -84,7 +90,10 @@ os._exit(0 if same and threads >= 3 else 1)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork(library):
-    """Parent and child both go on computing on a pool from before the fork, with all threads."""
+    """Parent and child both go on computing on a pool from before the fork, with all threads.
+
+    Two threads come at once: one starts the child's threads anew, the other computes meanwhile.
+    """
     paths = f"{ROOT}:{ROOT}/tests", ROOT / "tests" / "kernels", library
     done = subprocess.run([sys.executable, "-c", FORK, *map(str, paths)], check=False, timeout=60)
     assert done.returncode == 0

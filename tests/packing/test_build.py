@@ -510,7 +510,8 @@ def test_zipapp_runs_and_changes_its_model(zipapp, tmp_path):
 def test_zipapp_maps_the_model(zipapp):
     entry = Archive(zipapp).entries["model.bin"]
     code = "import sys; sys.path.insert(0, sys.argv[1]); import run; m = run.load_model(); "
-    code += "print(m.backend, type(m.files['model.bin']).__name__, len(m.files['model.bin']))"
+    code += "data = run.engine_module('carried').find_carried()['model.bin']; "
+    code += "print(m.backend, type(data).__name__, len(data))"
     words = output_of(sys.executable, "-c", code, zipapp).split()
     assert words[-2:] == ["memoryview", str(entry.size)]
     assert not entry.method

@@ -20,7 +20,7 @@ import pytest
 
 from run.engine import programs
 from run.engine.archive import Archive
-from run.packing import assemble, fetch, universal
+from run.packing import fetch, interpreters, universal
 from support import models
 from support.cli import CLEAN, ROOT, SHARED, VOCAB, run_cli, write_files
 
@@ -814,5 +814,5 @@ def test_fetch_without_the_file():
 
 def test_archive_that_is_none(tmp_path, files):
     (tmp_path / "junk.tar.gz").write_bytes(b"junk")
-    with pytest.raises(assemble.AssembleError, match=r"cannot read .*junk\.tar\.gz"):
-        assemble.read_archive(tmp_path / "junk.tar.gz")
+    with pytest.raises(interpreters.AssembleError, match=r"cannot read .*junk\.tar\.gz"):
+        interpreters.read_archive(tmp_path / "junk.tar.gz")

@@ -13,6 +13,7 @@ import run
 from run.engine.systems import kernel_file, this_system
 from support.cli import CLEAN, ROOT
 
+pytestmark = pytest.mark.slow
 STORY = ["-t", "0", "-n", "40"]
 KERNEL = Path("embed", "kernels", kernel_file(this_system()))
 BIN = "Scripts" if os.name == "nt" else "bin"

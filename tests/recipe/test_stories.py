@@ -45,7 +45,7 @@ def worlds(plot, seeds, **wanted):
 
 
 def test_the_same_seed_tells_the_same_story_in_any_process():
-    command = [sys.executable, EMBED / "stories.py", "--count", "5", "--seed", "3"]
+    command = [sys.executable, Path(stories.__file__), "--count", "5", "--seed", "3"]
     printed = {
         subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
         for env in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"})
@@ -138,6 +138,7 @@ def test_what_was_lost_is_found_by_the_one_who_lost_it():
         assert f"{world['hero']} " in last, text
 
 
+@pytest.mark.slow
 def test_held_out_stories_are_not_training_stories():
     seeds = [(f"train 1/{i}", flat) for i in range(500) for flat in (True, False)]
     train = {stories.story(random.Random(seed), flat) for seed, flat in seeds}
@@ -210,6 +211,7 @@ def test_stories_survive_the_tokenizer_and_fit_the_context(model):
         assert len(ids) < 400
 
 
+@pytest.mark.slow
 def test_the_model_knows_stories_that_it_never_saw(model):
     """Mean loss of held-out stories, in nats a token: a fifteenth of what chance gives."""
     losses = []
