@@ -4,8 +4,11 @@ KernelBackend packs the weights once, in the order that the kernel reads; afterw
 two calls. The structures are those of embed/kernels/kernel.h.
 """
 
+import contextlib
 import ctypes
+import mmap
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +30,8 @@ from run import (
 from .blocks import BlockTensor
 from .exact import Exact
 from .progress import shown
-from .quantize import is_float, quantized
 
-ABI = 3  # of embed/kernels/kernel.h
+ABI = 4  # of embed/kernels/kernel.h
 CACHE_LINE = 64
 POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 SIZES = "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_size", "max_rows"
@@ -42,6 +44,7 @@ FUNCTIONS = {  # name: result, arguments
     "packed_bytes": (INT64, INT32, INT32, INT32, INT32),
     "packed_scales": (INT64, INT32, INT32, INT32, INT32),
     "pack_int8": (None, POINTER, POINTER, INT32, INT32, INT32, POINTER, POINTER),
+    "pack_blocks": (None, POINTER, INT32, POINTER, INT32, INT32, POINTER),
     "keys_floats": (INT64, POINTER, INT32),
     "values_floats": (INT64, POINTER, INT32),
     "scratch_floats": (INT64, POINTER, INT32),
@@ -84,6 +87,53 @@ def aligned(size: int) -> np.ndarray:
     memory = np.empty(size + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + size]
+
+
+class Room:
+    """Memory for all packed blocks of a model, in one piece, so that its pages can be huge."""
+
+    def __init__(self, size: int):
+        self.used = 0
+        try:
+            self.memory = anonymous(size) if size else np.empty(0, np.uint8)
+        except (MemoryError, OSError, OverflowError, ValueError):
+            raise ModelError(f"no memory for {size:,} bytes of weights") from None
+
+    def take(self, size: int) -> np.ndarray:
+        """Return the next so many bytes; they begin on a cache line."""
+        start = self.used
+        self.used += size + -size % CACHE_LINE
+        return self.memory[start : start + size]
+
+
+def anonymous(size: int) -> np.ndarray:
+    """Return so many bytes from the system, in huge pages where it has them: a tenth faster."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return aligned(size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def give_back(array: np.ndarray) -> None:
+    """Tell the system that an array's pages, if they are of a mapped file, are not needed now.
+
+    Whoever reads them again gets them from the file. Only an mmap is asked: what lies in other
+    memory would be lost.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    file = base.obj if isinstance(base, memoryview) else base
+    if not isinstance(file, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = array.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+    end = (start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    start += -start % mmap.PAGESIZE
+    if start < end:
+        file.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 @dataclass
@@ -129,6 +179,14 @@ class KernelCache(KVCache):
         self.pointer = ctypes.addressof(self.view)
 
 
+def matrices(weights: Weights) -> Iterator[Any]:
+    """Yield the matrices that are packed."""
+    for layer in weights.layers:
+        for name in MATRICES:
+            yield getattr(layer, name)
+    yield weights.wcls
+
+
 class KernelBackend(Exact):
     """Attention, feed-forward and classifier in C, on a pool of threads that it owns."""
 
@@ -136,11 +194,11 @@ class KernelBackend(Exact):
         isa = kernel.kernel_isa().decode()
         super().__init__(file.config, f"c ({isa}, threads: {threads})")
         self.kernel = kernel
-        pool = kernel.pool_new(threads)
+        self.pool = kernel.pool_new(threads)
         # Not at exit: a daemon thread may still compute then, and the memory goes anyway.
-        weakref.finalize(self, kernel.pool_free, pool).atexit = False
+        weakref.finalize(self, kernel.pool_free, self.pool).atexit = False
         sizes = vars(file.config) | {"max_rows": MAX_ROWS}
-        self.c_model = CModel(pool, *(sizes[name] for name in SIZES), file.config.norm_eps)
+        self.c_model = CModel(self.pool, *(sizes[name] for name in SIZES), file.config.norm_eps)
         self.pointer = ctypes.addressof(self.c_model)
         file.weights = self.pack_weights(file.weights)
 
@@ -151,6 +209,7 @@ class KernelBackend(Exact):
     def pack_weights(self, weights: Weights) -> Weights:
         """Return the weights packed, each layer in place of its source."""
         layers = weights.layers
+        self.room = Room(sum(map(self.room_for, matrices(weights))))
         for index in shown(range(len(layers)), "preparing the weights"):
             tensors = {name: getattr(layers[index], name) for name in LAYER}
             for name in MATRICES:
@@ -160,24 +219,54 @@ class KernelBackend(Exact):
         wcls.is_embedding = weights.wcls is weights.tok_emb  # of which rows are read where it is
         return Weights(weights.tok_emb, layers, weights.final_norm, wcls)
 
+    def type_of(self, w: Any) -> int:
+        """Return the kernel's number for the type of a matrix."""
+        name = "float32"
+        if isinstance(w, QuantizedTensor):
+            name = "int8"
+        elif isinstance(w, BlockTensor):
+            name = w.kind.name
+        return self.kernel.tensor_type(name.encode())
+
+    def room_for(self, w: Any) -> int:
+        """Return the bytes of the room that a matrix takes, if it is one of blocks."""
+        if not isinstance(w, BlockTensor) or w.kind.weights == 1:
+            return 0
+        size = self.kernel.packed_bytes(self.type_of(w), *w.shape, 0)
+        return size + -size % CACHE_LINE
+
     def pack(self, w: Any) -> PackedTensor:
-        """Return a matrix as the kernel reads it; float32 stays where it is."""
-        w = widened(w) if isinstance(w, BlockTensor) else w
-        if not isinstance(w, QuantizedTensor):
-            float32 = self.kernel.tensor_type(b"float32")
-            return PackedTensor(
-                w.shape, w.nbytes, CTensor(w.ctypes.data, None, *w.shape, 0, float32), (w,)
-            )
-        int8 = self.kernel.tensor_type(b"int8")
+        """Return a matrix as the kernel reads it; floats of any width stay where they are."""
+        if isinstance(w, QuantizedTensor):
+            return self.pack_int8(w)
+        if isinstance(w, BlockTensor) and w.kind.weights > 1:
+            return self.pack_blocks(w)
+        array = w.blocks if isinstance(w, BlockTensor) else w
+        view = CTensor(array.ctypes.data, None, *w.shape, 0, self.type_of(w))
+        return PackedTensor(w.shape, w.nbytes, view, (array,))
+
+    def pack_blocks(self, w: BlockTensor) -> PackedTensor:
+        """Return blocks in the kernel's order, and give the pages back that they were read from."""
+        kind = self.type_of(w)
+        data = self.room.take(self.kernel.packed_bytes(kind, *w.shape, 0))
+        blocks = np.ascontiguousarray(w.blocks)
+        self.kernel.pack_blocks(self.pool, kind, blocks.ctypes.data, *w.shape, data.ctypes.data)
+        give_back(w.blocks)
+        view = CTensor(data.ctypes.data, None, *w.shape, 0, kind)
+        return PackedTensor(w.shape, data.nbytes, view, (data,))
+
+    def pack_int8(self, w: QuantizedTensor) -> PackedTensor:
+        """Return int8 groups in the kernel's order."""
+        kind = self.type_of(w)
         shape = (*w.shape, w.group)
-        data = aligned(self.kernel.packed_bytes(int8, *shape))
-        scales = aligned(4 * self.kernel.packed_scales(int8, *shape))
+        data = aligned(self.kernel.packed_bytes(kind, *shape))
+        scales = aligned(4 * self.kernel.packed_scales(kind, *shape))
         q = np.ascontiguousarray(w.q)
         s = np.ascontiguousarray(w.scales)
         self.kernel.pack_int8(
             q.ctypes.data, s.ctypes.data, *shape, data.ctypes.data, scales.ctypes.data
         )
-        view = CTensor(data.ctypes.data, scales.ctypes.data, *shape, int8)
+        view = CTensor(data.ctypes.data, scales.ctypes.data, *shape, kind)
         return PackedTensor(w.shape, data.nbytes + scales.nbytes, view, (data, scales))
 
     def attention(self, index: int, layer: Any, x: np.ndarray, cache: Any, pos: int) -> None:
@@ -201,13 +290,3 @@ class KernelBackend(Exact):
             self.pointer, cache.pointer, norm, wcls, x.ctypes.data, len(x), logits.ctypes.data
         )
         return logits
-
-
-def widened(w: BlockTensor) -> Any:
-    """Return a matrix in blocks as float32 or as int8 groups of 32."""
-    if is_float(w):
-        return w[:]
-    blocks = w.blocks
-    if w.kind.name == "Q8_0":  # int8 groups already
-        return QuantizedTensor(blocks["q"], blocks["d"].astype(np.float32))
-    return quantized(w, 32)

@@ -16,6 +16,9 @@
  *   SUM4(a, b, c, d)        the sums of four vectors, as a float4
  *   DOT4(sum, w, x)         sum[i] += w[4i] x[0] + .. + w[4i+3] x[3] for bytes, w unsigned, x
  *                           signed and repeated; exact for all bytes
+ *   DOT4_SMALL(sum, w, x)   the same for w < 64, which never needs an OFFSET
+ *   LOOKUP(i)               nonlinear[i] for bytes i < 16
+ *   HALVES(p), SHORTS(p)    LANES numbers of half precision at p as floats, of 16 bits as 32
  */
 #ifndef ISA_H
 #define ISA_H
@@ -29,12 +32,19 @@
 
 enum { MAX_ROWS = 6 }; /* the most that FLOAT_ROWS or INT8_ROWS is */
 
+/* 32 activations as int8: their scale, their sum, and that of either half. */
+typedef struct {
+    float scale;
+    int32_t total, half_sum[2];
+} Group;
+
 /* The input of a product, prepared as its weights need it. A row's numbers are padded as the
  * columns of packed weights are, with zeros. */
 typedef struct {
     const float *floats; /* (rows, in): always there */
-    int8_t *q;           /* AS_INT8: (rows, stride), quantised per group as runq.c does */
-    float *scales;       /* (rows, groups) */
+    int8_t *q;           /* (rows, stride), quantised per group as runq.c does */
+    Group *blocks;       /* AS_BLOCKS: (rows, groups) */
+    float *scales;       /* AS_INT8: (rows, groups) */
     int32_t *start; /* (rows, groups): what a group's dot product starts from, -OFFSET sum(q) */
     int stride, groups;
 } Activations;
@@ -48,6 +58,28 @@ typedef struct {
     int rows, add;
 } Product;
 
+/* Packed weights of 16 rows as a product of many rows wants them: a byte each, scales as floats. */
+enum { SLAB = 256 }; /* columns: what stays in the first-level cache */
+typedef struct {
+    uint8_t q[SLAB / FOUR][BLOCK * FOUR];
+    float scales[SLAB / 16][BLOCK], minima[SLAB / 16][BLOCK]; /* of each group */
+} Slab;
+
+enum { STRIP = 48 }; /* rows of activations that use a slab, so that their sums fit, too */
+
+/* So many columns of 16 rows, from a unit on. */
+typedef void UnpackFunction(const uint8_t *unit, int columns, Slab *s);
+
+/* A slab of the blocks of rows of a tile, and the activations for it. */
+typedef struct {
+    const Slab *slabs;
+    int groups, parts, zero, minima; /* parts: groups that share a scale of activations */
+    const int8_t *x;
+    const Group *x_groups;
+    int64_t x_stride, x_groups_stride;
+    float (*sums)[2 * BLOCK];
+} SlabProduct;
+
 /* Computes columns first..end of y, from rows first..end of w; first is a multiple of BLOCK. */
 typedef void ProductFunction(const Product *p, int first, int end);
 
@@ -58,6 +90,7 @@ typedef struct {
     void (*softmax)(float *x, int n);
     void (*swiglu)(float *a, const float *b, int n);
     void (*quantize)(const float *x, int n, int group, int8_t *q, float *scales, int32_t *start);
+    void (*quantize_blocks)(const float *x, int n, int8_t *q, Group *groups);
     void (*score_keys)(const float *q, int queries, const float *keys, int n, int size,
                        float *scores, int64_t stride);
     void (*mix_values)(const float *p, int64_t p_stride, int queries, const float *values, int n,
@@ -91,6 +124,10 @@ typedef float float4 __attribute__((vector_size(16)));
 #define SIGNED_BYTE(x, i) ((ivec)((uvec)(x) << (24 - 8 * (i))) >> 24)
 #define DOT(w, x, i)      BYTE(w, i) * SIGNED_BYTE(x, i)
 #define DOT4(sum, w, x)   ((sum) + DOT(w, x, 0) + DOT(w, x, 1) + DOT(w, x, 2) + DOT(w, x, 3))
+#define DOT4_SMALL        DOT4
+#define LOOKUP(i)         find_nonlinear(i)
+#define HALVES(p)         load_halves(p)
+#define SHORTS(p)         load_shorts(p)
 #include "template.h"
 
 /* ---- each architecture's own: features(), what the processor has, and choices, best first */

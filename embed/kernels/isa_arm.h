@@ -46,6 +46,30 @@ DOTPROD static inline int32x4_t dot4_dotprod(int32x4_t sum, uint8x16_t w, int8x1
     return vdotq_s32(sum, without_bias(w), x);
 }
 
+/* Bytes below 64 have no bias. */
+static inline int32x4_t dot4_small_neon(int32x4_t sum, int8x16_t w, int8x16_t x) {
+    int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+    return vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+}
+
+DOTPROD static inline int32x4_t dot4_small_dotprod(int32x4_t sum, int8x16_t w, int8x16_t x) {
+    return vdotq_s32(sum, w, x);
+}
+
+static inline uint8x16_t look_up_neon(uint8x16_t i) { return vqtbl1q_u8(vld1q_u8(nonlinear), i); }
+
+static inline float32x4_t halves_neon(const void *p) {
+    uint16_t halves[4];
+    memcpy(halves, p, sizeof halves);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves)));
+}
+
+static inline uint32x4_t widen_neon(const void *p) {
+    uint16_t numbers[4];
+    memcpy(numbers, p, sizeof numbers);
+    return vmovl_u16(vld1_u16(numbers));
+}
+
 static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d) {
     return (float4)vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
 }
@@ -53,6 +77,9 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define FMA_NEON(a, b, c) ((vec)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #define SUM4_NEON(a, b, c, d) \
     sum4_neon((float32x4_t)(a), (float32x4_t)(b), (float32x4_t)(c), (float32x4_t)(d))
+#define LOOKUP_NEON(i) ((uvec)look_up_neon((uint8x16_t)(i)))
+#define HALVES_NEON(p) ((vec)halves_neon(p))
+#define SHORTS_NEON(p) ((uvec)widen_neon(p))
 
 /* ---- the sets */
 
@@ -67,6 +94,11 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define FMA             FMA_NEON
 #define SUM4            SUM4_NEON
 #define DOT4(sum, w, x) ((ivec)dot4_neon((int32x4_t)(sum), (uint8x16_t)(w), (int8x16_t)(x)))
+#define DOT4_SMALL(sum, w, x) \
+    ((ivec)dot4_small_neon((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x)))
+#define LOOKUP LOOKUP_NEON
+#define HALVES HALVES_NEON
+#define SHORTS SHORTS_NEON
 #include "template.h"
 
 #define SET             dotprod
@@ -80,6 +112,11 @@ static inline float4 sum4_neon(float32x4_t a, float32x4_t b, float32x4_t c, floa
 #define FMA             FMA_NEON
 #define SUM4            SUM4_NEON
 #define DOT4(sum, w, x) ((ivec)dot4_dotprod((int32x4_t)(sum), (uint8x16_t)(w), (int8x16_t)(x)))
+#define DOT4_SMALL(sum, w, x) \
+    ((ivec)dot4_small_dotprod((int32x4_t)(sum), (int8x16_t)(w), (int8x16_t)(x)))
+#define LOOKUP LOOKUP_NEON
+#define HALVES HALVES_NEON
+#define SHORTS SHORTS_NEON
 #include "template.h"
 
 static const Choice choices[] = {

@@ -13,6 +13,7 @@
  */
 #include "kernel.h"
 #include "weights.h"
+#include "packing.h"
 #include "pool.h"
 #include "isa.h"
 
@@ -165,9 +166,12 @@ static void prepare_row(void *arg, int row, int thread) {
         const Tensor *w = job->products[i].w;
         const Activations *a = &job->products[i].x;
         int64_t group = (int64_t)row * a->groups;
-        if (type_of(w)->activations != AS_INT8 || prepared_by(job, i) != i) continue;
-        job->kernels->quantize(x, in, w->group, a->q + (int64_t)row * a->stride, a->scales + group,
-                               a->start + group);
+        int8_t *q = a->q + (int64_t)row * a->stride;
+        if (prepared_by(job, i) != i) continue;
+        if (type_of(w)->activations == AS_INT8)
+            job->kernels->quantize(x, in, w->group, q, a->scales + group, a->start + group);
+        if (type_of(w)->activations == AS_BLOCKS)
+            job->kernels->quantize_blocks(x, in, q, a->blocks + group);
     }
 }
 
@@ -177,6 +181,12 @@ static Activations int8_activations(const Tensor *w, int rows, float *memory) {
     Activations a = {.groups = groups(w), .stride = padded_in(w), .scales = memory};
     a.start = (int32_t *)(a.scales + (int64_t)rows * a.groups);
     a.q = (int8_t *)(a.start + (int64_t)rows * a.groups);
+    return a;
+}
+
+static Activations block_activations(const Tensor *w, int rows, float *memory) {
+    Activations a = {.groups = w->in / COLUMNS, .stride = w->in, .blocks = (Group *)memory};
+    a.q = (int8_t *)(a.blocks + (int64_t)rows * a.groups);
     return a;
 }
 
@@ -190,6 +200,9 @@ static void prepare(Job *job, float *const activations[3]) {
             p->x = job->products[by].x;
         } else if (type_of(p->w)->activations == AS_INT8) {
             p->x = int8_activations(p->w, job->rows, activations[i]);
+            needed = 1;
+        } else if (type_of(p->w)->activations == AS_BLOCKS) {
+            p->x = block_activations(p->w, job->rows, activations[i]);
             needed = 1;
         }
         p->x.floats = job->norm != NULL ? job->normed : job->x;
@@ -232,6 +245,14 @@ static void multiply(Job *job) {
     blocks /= side_by_side;
     job->blocks = blocks_per_chunk(job, blocks, block_work);
     parallel(job->pool, multiply_chunk, job, ceil_div(blocks, job->blocks));
+}
+
+/* A matrix of a GGUF's blocks in the kernel's order, by all threads: see packing.h. */
+EXPORT void pack_blocks(void *pool, int32_t type, const void *from, int32_t out, int32_t in,
+                        void *data) {
+    int blocks = ceil_div(out, BLOCK), row_blocks = larger(1, CHUNK_WORK / BLOCK / in);
+    Packing p = {type, from, out, in, data, row_blocks};
+    parallel(usable(pool), pack_chunk, &p, ceil_div(blocks, row_blocks));
 }
 
 /* y (rows, out) = x (rows, in) . w^T */

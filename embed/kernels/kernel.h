@@ -16,14 +16,33 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-enum { ABI = 3 };
+enum { ABI = 4 };
 
-/* The types of weights. Names, sizes and preparation are in weights.h, products in products.h. */
-enum { TYPE_FLOAT32, TYPE_INT8, TYPES };
+/* The types of weights. Names, sizes and preparation are in weights.h and blocks.h, products in
+ * products.h and block_products.h. From TYPE_F16 on they have the names of GGUF's types. */
+enum {
+    TYPE_FLOAT32,
+    TYPE_INT8,
+    TYPE_F16,
+    TYPE_BF16,
+    TYPE_Q4_0,
+    TYPE_Q4_1,
+    TYPE_Q5_0,
+    TYPE_Q5_1,
+    TYPE_Q8_0,
+    TYPE_Q2_K,
+    TYPE_Q3_K,
+    TYPE_Q4_K,
+    TYPE_Q5_K,
+    TYPE_Q6_K,
+    TYPE_IQ4_NL,
+    TYPE_IQ4_XS,
+    TYPES
+};
 
 /* A matrix (out, in), out being the rows that a product has as its columns. */
 typedef struct {
-    const void *data;    /* TYPE_FLOAT32: as in the file, in place; TYPE_INT8: see pack_int8() */
+    const void *data;    /* floats: as in the file, in place; else see pack_int8(), pack_blocks() */
     const float *scales; /* TYPE_INT8: see pack_int8() */
     int32_t out, in;
     int32_t group; /* TYPE_INT8: columns that share a scale */
@@ -65,12 +84,15 @@ EXPORT const char *kernel_isa(void);
 EXPORT void *pool_new(int32_t threads);
 EXPORT void pool_free(void *pool);
 
-/* Weights. tensor_type() is the number of "float32" or "int8", -1 for another name. */
+/* Weights. tensor_type() is the number of "float32", "int8" or "Q4_K", -1 for another name.
+ * pack_blocks() takes a matrix of blocks as a GGUF has them; in is a multiple of their size. */
 EXPORT int32_t tensor_type(const char *name);
 EXPORT int64_t packed_bytes(int32_t type, int32_t out, int32_t in, int32_t group);
 EXPORT int64_t packed_scales(int32_t type, int32_t out, int32_t in, int32_t group);
 EXPORT void pack_int8(const int8_t *q, const float *scales, int32_t out, int32_t in, int32_t group,
                       void *data, float *packed);
+EXPORT void pack_blocks(void *pool, int32_t type, const void *from, int32_t out, int32_t in,
+                        void *data);
 EXPORT void unpack_row(const Tensor *w, int32_t row, float *y);
 
 /* How many floats the parts of a Cache have. */

@@ -8,20 +8,38 @@
  * size; the cases that are above a set's FLOAT_ROWS or INT8_ROWS are folded away.
  */
 
-/* ---- float32 */
+/* ---- floats: float32, and F16 and BF16, which become float32 as they are loaded */
+
+INLINE int float_size(const int type) { return type == TYPE_FLOAT32 ? 4 : 2; }
+
+/* LANES weights of a type. */
+INLINE vec load_weights(const int type, const char *w) {
+    if (type == TYPE_FLOAT32) return load((const float *)w);
+    return type == TYPE_F16 ? HALVES(w) : (vec)(SHORTS(w) << 16);
+}
+
+INLINE vec load_weights_at_most(const int type, const char *w, int n) {
+    char some[2 * LANES] = {0};
+    if (n >= LANES) return load_weights(type, w);
+    if (type == TYPE_FLOAT32) return LOAD_PART((const float *)w, n);
+    memcpy(some, w, (size_t)n * 2);
+    return load_weights(type, some);
+}
 
 /* The n products of w and x, summed in each lane. Memory is the limit here: the weights are asked
- * for AHEAD of their use, a cache line of 16 floats at a time. */
-INLINE vec dot(const float *w, const float *x, int n) {
+ * for AHEAD of their use, a cache line at a time. */
+INLINE vec dot(const int type, const char *w, const float *x, int n) {
+    const int bytes = LANES * float_size(type);
     vec sums[4] = {{0}};
     int i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        for (int j = 0; j < 4; j++) {
-            if (j * LANES % 16 == 0) prefetch(w + i + j * LANES);
-            sums[j] += load(w + i + j * LANES) * load(x + i + j * LANES);
+        for (int j = 0; j < 4; j++, w += bytes) {
+            if (j * bytes % 64 == 0) prefetch(w);
+            sums[j] += load_weights(type, w) * load(x + i + j * LANES);
         }
     }
-    for (; i < n; i += LANES) sums[0] += load_at_most(w + i, n - i) * load_at_most(x + i, n - i);
+    for (; i < n; i += LANES, w += bytes)
+        sums[0] += load_weights_at_most(type, w, n - i) * load_at_most(x + i, n - i);
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
@@ -36,12 +54,25 @@ INLINE void float_store(const int outs, vec sums[4], float *y, int add) {
     }
 }
 
+/* One row of activations by rows first..end. */
+INLINE void float_row_product(const int type, const Product *p, int first, int end) {
+    const int in = p->w->in;
+    const int64_t row_bytes = (int64_t)in * float_size(type);
+    const char *w = (const char *)p->w->data + first * row_bytes;
+    for (int n; first < end; first += n, w += n * row_bytes) {
+        vec sums[4];
+        n = first + 4 <= end ? 4 : 1;
+        for (int o = 0; o < n; o++) sums[o] = dot(type, w + o * row_bytes, p->x.floats, in);
+        if (n == 4) float_store(4, sums, p->y + first, p->add);
+        else float_store(1, sums, p->y + first, p->add);
+    }
+}
+
 /* y[r][o] (+)= x[r] . w[o] for a tile of rows by outs (1 or 4), over n of the in columns. */
 INLINE void float_tile(const int outs, const int rows, const float *w, int in, int n,
                        const float *x, int64_t x_stride, float *y, int64_t y_stride, int add) {
     vec sums[MAX_ROWS][4] = {{{0}}};
-    for (int o = 0; o < outs && rows == 1; o++) sums[0][o] = dot(w + (int64_t)o * in, x, n);
-    for (int i = 0; i < n && rows > 1; i += LANES) {
+    for (int i = 0; i < n; i += LANES) {
         vec b[4];
         for (int o = 0; o < outs; o++) b[o] = load_at_most(w + (int64_t)o * in + i, n - i);
         for (int r = 0; r < rows; r++) {
@@ -62,17 +93,18 @@ INLINE void float_rows(const int rows, const float *w, int out, int in, int n, c
         float_tile(1, rows, w + (int64_t)o * in, in, n, x, x_stride, y + o, y_stride, add);
 }
 
-#define FLOAT_CASE(rows)                                                                     \
-    case rows:                                                                               \
-        if (rows <= FLOAT_ROWS) float_rows(rows, w, out, in, n, x, in, y, p->y_stride, add); \
+#define FLOAT_CASE(rows)                                                                         \
+    case rows:                                                                                   \
+        if (rows <= FLOAT_ROWS)                                                                  \
+            float_rows(rows, w, out, w_stride, n, x, p->w->in, y, p->y_stride, p->add || i > 0); \
         break
 
-/* All rows of activations by rows o..o + out of w, over columns i..i + n. */
-INLINE void float_panel(const Product *p, int o, int out, int i, int n) {
-    const int in = p->w->in, add = p->add || i > 0;
-    const float *w = (const float *)p->w->data + (int64_t)o * in + i;
+/* All rows of activations by rows o..o + out of weights, over columns i..i + n; w: the first of
+ * those weights, in rows of w_stride floats. */
+FN void NAME(float_panel)(const Product *p, const float *w, int w_stride, int o, int out, int i,
+                          int n) {
     for (int row = 0; row < p->rows; row += FLOAT_ROWS) {
-        const float *x = p->x.floats + (int64_t)row * in + i;
+        const float *x = p->x.floats + (int64_t)row * p->w->in + i;
         float *y = p->y + row * p->y_stride + o;
         switch (smaller(FLOAT_ROWS, p->rows - row)) {
             FLOAT_CASE(1);
@@ -89,12 +121,49 @@ INLINE void float_panel(const Product *p, int o, int out, int i, int n) {
  * columns of a tile in the first. One row takes everything in one piece. */
 FN void NAME(float_product)(const Product *p, int first, int end) {
     enum { PANEL = 1 << 16, DEPTH = 1024 };
-    const int in = p->w->in;
-    const int depth = p->rows == 1 ? in : smaller(in, DEPTH);
-    const int panel = p->rows == 1 ? end - first : larger(PANEL / depth / 4 * 4, 4);
+    const int in = p->w->in, depth = smaller(in, DEPTH);
+    const int panel = larger(PANEL / depth / 4 * 4, 4);
+    const float *w = p->w->data;
+    if (p->rows == 1) {
+        float_row_product(TYPE_FLOAT32, p, first, end);
+        return;
+    }
     for (int o = first; o < end; o += panel)
         for (int i = 0; i < in; i += depth)
-            float_panel(p, o, smaller(panel, end - o), i, smaller(depth, in - i));
+            NAME(float_panel)(p, w + (int64_t)o * in + i, in, o, smaller(panel, end - o), i,
+                              smaller(depth, in - i));
+}
+
+/* Four rows at a time become float32 in the first-level cache. */
+INLINE void half_product(const int type, const Product *p, int first, int end) {
+    enum { ROWS = 4, DEPTH = 1024 };
+    const int in = p->w->in;
+    float w[ROWS * DEPTH];
+    if (p->rows == 1) {
+        float_row_product(type, p, first, end);
+        return;
+    }
+    for (int out; first < end; first += out) {
+        out = smaller(ROWS, end - first);
+        for (int i = 0, n; i < in; i += n) {
+            n = smaller(DEPTH, in - i);
+            for (int o = 0; o < out; o++) {
+                const char *from = (const char *)p->w->data + ((int64_t)(first + o) * in + i) * 2;
+                for (int c = 0; c < n; c += LANES)
+                    store_at_most(w + o * DEPTH + c,
+                                  load_weights_at_most(type, from + 2 * c, n - c), n - c);
+            }
+            NAME(float_panel)(p, w, DEPTH, first, out, i, n);
+        }
+    }
+}
+
+FN void NAME(f16_product)(const Product *p, int first, int end) {
+    half_product(TYPE_F16, p, first, end);
+}
+
+FN void NAME(bf16_product)(const Product *p, int first, int end) {
+    half_product(TYPE_BF16, p, first, end);
 }
 
 /* ---- int8 */
@@ -189,6 +258,5 @@ FN void NAME(int8_product)(const Product *p, int first, int end) {
     }
 }
 
-#undef REGISTERS
 #undef FLOAT_CASE
 #undef INT8_CASE

@@ -20,6 +20,7 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(LANES)));
+typedef uint16_t shorts __attribute__((vector_size(2 * LANES)));
 typedef double dvec __attribute__((vector_size(8 * LANES)));
 typedef int64_t lvec __attribute__((vector_size(8 * LANES)));
 
@@ -46,12 +47,42 @@ INLINE void store_at_most(float *p, vec v, int n) {
     else memcpy(p, &v, (size_t)n * sizeof(float));
 }
 
-/* All lanes x. (x - 0 keeps the sign of a zero, which x + 0 does not.) */
-INLINE vec splat(float x) { return x - (vec){0}; }
-
 INLINE vec choose(ivec where, vec a, vec b) {
     return (vec)((where & (ivec)a) | (~where & (ivec)b));
 }
+
+INLINE uvec load_words(const void *p) {
+    uvec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* LANES numbers of 16 bits. (What SHORTS is elsewhere.) */
+INLINE uvec load_shorts(const void *p) {
+    shorts v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, uvec);
+}
+
+/* LANES numbers of half precision, as half_value() in weights.h. (What HALVES is elsewhere.) */
+INLINE vec load_halves(const void *p) {
+    uvec bits = SHORTS(p), rest = (bits & 0x7fffu) << 13;
+    uvec sign = (bits & 0x8000u) << 16;
+    vec x = (vec)rest * 0x1p112f;
+    ivec special = (ivec)(rest >= 0x0f800000u);
+    return (vec)(sign | (uvec)choose(special, (vec)(rest | 0x70000000u), x));
+}
+
+/* nonlinear[i] for bytes i. (What LOOKUP is elsewhere.) */
+INLINE uvec find_nonlinear(uvec i) {
+    uint8_t all[4 * LANES];
+    memcpy(all, &i, sizeof all);
+    for (int j = 0; j < 4 * LANES; j++) all[j] = nonlinear[all[j]];
+    return load_words(all);
+}
+
+/* All lanes x. (x - 0 keeps the sign of a zero, which x + 0 does not.) */
+INLINE vec splat(float x) { return x - (vec){0}; }
 
 INLINE float sum(vec v) {
     float a[LANES];
@@ -181,6 +212,20 @@ FN void NAME(quantize)(const float *x, int n, int group, int8_t *q, float *scale
     }
 }
 
+/* The same for groups of 32, with the sums of q. */
+FN void NAME(quantize_blocks)(const float *x, int n, int8_t *q, Group *group) {
+    enum { HALF = COLUMNS / 2 };
+    for (int i = 0; i < n; i += COLUMNS, x += COLUMNS, q += COLUMNS, group++) {
+        float scale = group_peak(x, COLUMNS) / 127.0f;
+        *group = (Group){.scale = scale};
+        memset(q, 0, COLUMNS);
+        if (scale < FLT_MIN || !(scale <= FLT_MAX)) continue;
+        for (int half = 0; half < 2; half++)
+            group->half_sum[half] = round_group(x + half * HALF, HALF, scale, q + half * HALF);
+        group->total = group->half_sum[0] + group->half_sum[1];
+    }
+}
+
 /* ---- attention */
 
 /* scores[q][..] = q . key / sqrt(size) for a tile of queries by blocks of KEYS positions */
@@ -254,6 +299,7 @@ FN void NAME(mix_values)(const float *p, int64_t p_stride, int queries, const fl
 }
 
 #include "products.h"
+#include "block_products.h"
 
 static const Kernels NAME(kernels) = {
     .name = STRING(SET),
@@ -261,13 +307,17 @@ static const Kernels NAME(kernels) = {
     .softmax = NAME(softmax),
     .swiglu = NAME(swiglu),
     .quantize = NAME(quantize),
+    .quantize_blocks = NAME(quantize_blocks),
     .score_keys = NAME(score_keys),
     .mix_values = NAME(mix_values),
-    .products =
-        {
-            [TYPE_FLOAT32] = NAME(float_product),
-            [TYPE_INT8] = NAME(int8_product),
-        },
+    .products = {[TYPE_FLOAT32] = NAME(float_product),
+                 [TYPE_INT8] = NAME(int8_product),
+                 [TYPE_F16] = NAME(f16_product),
+                 [TYPE_BF16] = NAME(bf16_product),
+#define PRODUCT(type) [TYPE_##type] = NAME(product_##type),
+                 BLOCK_TYPES(PRODUCT)
+#undef PRODUCT
+    },
 };
 
 #undef FN

@@ -1,6 +1,8 @@
 /* The types of weights, and how int8 weights lie in memory.
  *
- * float32   Rows as they are in the file, at any address: nothing is copied.
+ * float32, F16, BF16
+ *           Rows as they are in the file, at any address: nothing is copied.
+ * Q4_0 ..   Packed: see blocks.h.
  * int8      Packed, in the order in which a product reads them:
  *
  *     data[block][group][four][row][column]    q + 128, a byte    row < 16, column < 4
@@ -41,6 +43,41 @@ static int64_t no_scales(const Tensor *w) {
 static void float_row(const Tensor *w, int row, float *y) {
     size_t bytes = (size_t)w->in * sizeof(float);
     memcpy(y, (const char *)w->data + (size_t)row * bytes, bytes);
+}
+
+/* ---- F16 and BF16 */
+
+static int64_t half_bytes(const Tensor *w) {
+    return (int64_t)w->out * w->in * (int64_t)sizeof(uint16_t);
+}
+
+static float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* A number in half precision: its exponent is 112 too small for a float, also in a denormal. */
+static float half_value(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = (uint32_t)(half & 0x7fff) << 13;
+    if (rest >= 0x0f800000u) return from_bits(sign | 0x70000000u | rest); /* infinity, NaN */
+    return from_bits(sign | 0x3f800000u) * (from_bits(rest) * 0x1p112f);
+}
+
+static uint16_t read_half(const void *p) {
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return half;
+}
+
+static void f16_row(const Tensor *w, int row, float *y) {
+    const char *data = (const char *)w->data + (int64_t)row * w->in * 2;
+    for (int i = 0; i < w->in; i++) y[i] = half_value(read_half(data + 2 * i));
+}
+
+static void bf16_row(const Tensor *w, int row, float *y) {
+    const char *data = (const char *)w->data + (int64_t)row * w->in * 2;
+    for (int i = 0; i < w->in; i++) y[i] = from_bits((uint32_t)read_half(data + 2 * i) << 16);
 }
 
 /* ---- int8 */
@@ -102,14 +139,16 @@ EXPORT void pack_int8(const int8_t *q, const float *scales, int32_t out, int32_t
     }
 }
 
+#include "blocks.h"
+
 /* ---- the table */
 
 /* What a product needs of its input beside the floats themselves. */
-enum { AS_FLOATS, AS_INT8 };
+enum { AS_FLOATS, AS_INT8, AS_BLOCKS };
 
 typedef struct {
     const char *name;
-    int activations;                                 /* AS_FLOATS or AS_INT8 */
+    int activations;                                 /* AS_FLOATS, AS_INT8 or AS_BLOCKS */
     int64_t (*bytes)(const Tensor *w);               /* of data */
     int64_t (*scales)(const Tensor *w);              /* floats of scales */
     void (*row)(const Tensor *w, int row, float *y); /* the plain reference: a row as floats */
@@ -119,6 +158,11 @@ typedef struct {
 static const TensorType types[TYPES] = {
     [TYPE_FLOAT32] = {"float32", AS_FLOATS, float_bytes, no_scales, float_row},
     [TYPE_INT8] = {"int8", AS_INT8, int8_bytes, int8_scales, int8_row},
+    [TYPE_F16] = {"F16", AS_FLOATS, half_bytes, no_scales, f16_row},
+    [TYPE_BF16] = {"BF16", AS_FLOATS, half_bytes, no_scales, bf16_row},
+#define BLOCK_TYPE(type) [TYPE_##type] = {#type, AS_BLOCKS, block_bytes, no_scales, block_row},
+    BLOCK_TYPES(BLOCK_TYPE)
+#undef BLOCK_TYPE
 };
 
 static const TensorType *type_of(const Tensor *w) { return &types[w->type]; }

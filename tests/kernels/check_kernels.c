@@ -48,6 +48,54 @@ typedef struct {
     void *data, *scales;
 } Matrix;
 
+/* Random blocks of a GGUF, packed; what they hold is what unpack_row() says: that it is right, and
+ * so the packing, is what test_blocks.py finds. Scales that are floats stay small. */
+static Matrix block_matrix(void *pool, int type, int out, int in) {
+    static const struct {
+        int weights, bytes, halves[2];
+    } file[TYPES] = {
+        [TYPE_F16] = {1, 2, {0}},
+        [TYPE_BF16] = {1, 2, {0}},
+        [TYPE_Q4_0] = {32, 18, {0}},
+        [TYPE_Q4_1] = {32, 20, {0, 2}},
+        [TYPE_Q5_0] = {32, 22, {0}},
+        [TYPE_Q5_1] = {32, 24, {0, 2}},
+        [TYPE_Q8_0] = {32, 34, {0}},
+        [TYPE_Q2_K] = {256, 84, {80, 82}},
+        [TYPE_Q3_K] = {256, 110, {108, 108}},
+        [TYPE_Q4_K] = {256, 144, {0, 2}},
+        [TYPE_Q5_K] = {256, 176, {0, 2}},
+        [TYPE_Q6_K] = {256, 210, {208, 208}},
+        [TYPE_IQ4_NL] = {32, 18, {0}},
+        [TYPE_IQ4_XS] = {256, 136, {0}},
+    };
+    Matrix m = {.w = {.out = out, .in = in, .type = type}};
+    int64_t blocks = (int64_t)out * in / file[type].weights, size = file[type].bytes;
+    uint8_t *from = malloc((size_t)(blocks * size));
+    for (int64_t i = 0; i < blocks * size; i++) from[i] = (uint8_t)below(256);
+    for (int64_t i = 0; i < blocks; i++) {
+        for (int j = 0; j < 2; j++) {
+            uint8_t *high = from + i * size + file[type].halves[j] + 1;
+            *high = (uint8_t)((*high & 0x83) | (type == TYPE_BF16 ? 0x3c : 0x04));
+        }
+    }
+    m.values = malloc((size_t)out * (size_t)in * sizeof(double));
+    m.data = from;
+    if (file[type].weights > 1) {
+        m.data = malloc((size_t)packed_bytes(type, out, in, 0));
+        pack_blocks(pool, type, from, out, in, m.data);
+        free(from);
+    }
+    m.w.data = m.data;
+    float *row = floats(in, 0);
+    for (int o = 0; o < out; o++) {
+        unpack_row(&m.w, o, row);
+        for (int i = 0; i < in; i++) m.values[(int64_t)o * in + i] = row[i];
+    }
+    free(row);
+    return m;
+}
+
 static Matrix matrix(int out, int in, int group) {
     Matrix m = {.w = {.out = out, .in = in, .group = group}};
     m.w.type = group ? TYPE_INT8 : TYPE_FLOAT32;
@@ -91,7 +139,8 @@ static void drop(Matrix *m) {
 
 /* y (out) = w . x, x quantised as runq.c does if w is int8. */
 static void product_reference(const Matrix *m, const double *x, double *y) {
-    int in = m->w.in, group = m->w.group ? m->w.group : in;
+    int is_int8 = types[m->w.type].activations != AS_FLOATS;
+    int in = m->w.in, group = m->w.group ? m->w.group : is_int8 ? COLUMNS : in;
     double *rounded = malloc((size_t)in * sizeof(double));
     for (int from = 0; from < in; from += group) {
         int end = smaller(from + group, in);
@@ -104,8 +153,8 @@ static void product_reference(const Matrix *m, const double *x, double *y) {
             float v = scale > 0 ? (float)x[i] / scale : 0;
             int whole = (int)v;
             if (v - (float)whole >= 0.5f) whole++;
-            if (v - (float)whole <= -0.5f) whole--;
-            rounded[i] = m->w.group ? (double)whole * scale : x[i];
+            else if (v - (float)whole <= -0.5f) whole--;
+            rounded[i] = is_int8 ? (double)whole * scale : x[i];
         }
     }
     for (int o = 0; o < m->w.out; o++) {
@@ -115,21 +164,37 @@ static void product_reference(const Matrix *m, const double *x, double *y) {
     free(rounded);
 }
 
-static void check_matmul(void *pool, int out, int in, int group, int rows) {
-    Matrix m = matrix(out, in, group);
+/* The product of rows of activations, and that it is off by no more than tolerance. */
+static void check_product(void *pool, Matrix *m, int rows, double tolerance) {
+    int in = m->w.in, out = m->w.out;
     float *x = floats((int64_t)rows * in, 1), *y = floats((int64_t)rows * out, 0);
     float *scratch = floats(activation_floats(rows, in), 0);
     double *one = malloc((size_t)in * sizeof(double)),
            *wanted = malloc((size_t)out * sizeof(double));
-    matmul(pool, &m.w, x, rows, y, scratch);
+    matmul(pool, &m->w, x, rows, y, scratch);
     for (int row = 0; row < rows; row++) {
         for (int i = 0; i < in; i++) one[i] = x[row * in + i];
-        product_reference(&m, one, wanted);
-        for (int o = 0; o < out; o++)
-            expect(y[row * out + o], wanted[o], 2e-6 * in + 1e-6, "a product");
+        product_reference(m, one, wanted);
+        for (int o = 0; o < out; o++) expect(y[row * out + o], wanted[o], tolerance, "a product");
     }
-    drop(&m);
+    drop(m);
     free(x), free(y), free(scratch), free(one), free(wanted);
+}
+
+static void check_matmul(void *pool, int out, int in, int group, int rows) {
+    Matrix m = matrix(out, in, group);
+    check_product(pool, &m, rows, 2e-6 * in + 1e-6);
+}
+
+/* Roundings are of float32, of sums that the largest weight bounds. */
+static void check_blocks(void *pool, int type, int out, int in, int rows) {
+    Matrix m = block_matrix(pool, type, out, in);
+    double largest = 0;
+    for (int64_t i = 0; i < (int64_t)out * in; i++) {
+        double size = m.values[i] < 0 ? -m.values[i] : m.values[i];
+        largest = size > largest ? size : largest;
+    }
+    check_product(pool, &m, rows, 2e-6 * in * largest);
 }
 
 /* ---- one layer */
@@ -319,6 +384,11 @@ int main(void) {
                              group[g], rows[r]);
             check_matmul(pool, 300, larger(group[g], 1) * ceil_div(1300, larger(group[g], 1)),
                          group[g], 8);
+        }
+        for (int type = TYPE_F16; type < TYPES; type++) {
+            check_blocks(pool, type, 1 + below(40), 256 * (1 + below(3)), rows[below(8)]);
+            check_blocks(pool, type, 1 + below(70), 256, 1);
+            check_blocks(pool, type, 65, 512, 50);
         }
         for (int g = 0; g < 2; g++) {
             check_layer(pool, 4, 4, 8, 44, g * 4, 1);

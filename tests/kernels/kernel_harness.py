@@ -6,10 +6,12 @@ of its largest number. What is quantised must be equal to the last bit.
 """
 
 import ctypes
+import functools
 import os
 import shutil
 from ctypes import byref
 
+import gguf
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ FUNCTIONS = BINDING | {  # what only the tests call
 FLOAT32, INT8 = 0, 1  # tensor types, as in embed/kernels/kernel.h
 
 
+@functools.cache
 def load(library, isa=None):
     """The library as ctypes sees it, in the way that RUN_ISA names; skips where it is missing."""
     copy = library.with_name(f"{isa}-{os.getpid()}-{library.name}")  # a loaded file must stay
@@ -81,10 +84,54 @@ class Matrix:
         return x.astype(np.float64) @ self.exact.T
 
 
+def random_blocks(rng, kind, out, n):
+    """(out, n / weights) blocks of random bits; their numbers of half precision are small."""
+    shape = out, n // kind.weights
+    if kind.weights == 1:
+        floats = normal(rng, *shape)
+        brain_floats = (floats.view("<u4") >> 16).astype("<u2")
+        return brain_floats if kind.name == "BF16" else floats.astype("<f2")
+    blocks = np.frombuffer(rng.bytes(out * n // kind.weights * kind.layout.itemsize), kind.layout)
+    blocks = blocks.reshape(shape).copy()
+    for name in {"d", "m", "dmin"} & set(kind.layout.names):
+        blocks[name] = normal(rng, *shape) / 64
+    return blocks
+
+
+class BlockMatrix:
+    """A matrix of a GGUF's blocks for the kernel (.c), and what the gguf package says it holds."""
+
+    group = 32
+
+    def __init__(self, kernel, rng, kind, out, n, pool=None, blocks=None):
+        self.blocks = random_blocks(rng, kind, out, n) if blocks is None else blocks
+        self.floats = kind.weights == 1
+        raw = np.ascontiguousarray(self.blocks).view(np.uint8).reshape(out, -1)
+        raw = raw.view(np.float16) if kind.name == "F16" else raw
+        with np.errstate(invalid="ignore"):
+            values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind.name])
+            self.exact = values.astype(np.float64)
+        number = kernel.tensor_type(kind.name.encode())
+        self.data = self.blocks
+        if not self.floats:
+            self.data = np.full(kernel.packed_bytes(number, out, n, 0), 0xEE, np.uint8)
+            pointers = self.blocks.ctypes.data, out, n, self.data.ctypes.data
+            kernel.pack_blocks(pool, number, *pointers)
+        self.c = CTensor(self.data.ctypes.data, None, out, n, 0, number)
+
+    def rounded(self, x):
+        """x (T, in) as the product takes it."""
+        return x.astype(np.float64) if self.floats else dequantize(*quantize(x, self.group))
+
+    def product(self, x):
+        """x (T, in) float32 -> (T, out) float64."""
+        return self.rounded(x) @ self.exact.T
+
+
 def matmul(kernel, matrix, x, pool=None):
     """kernel.matmul as an array function: x (T, in) -> (T, out)."""
     y = np.full((len(x), matrix.c.out), np.nan, np.float32)
-    scratch = np.empty(3 * x.size + 64, np.float32)
+    scratch = np.empty(3 * x.size + 64 + 16 * len(x), np.float32)
     x = np.ascontiguousarray(x)
     pointers = x.ctypes.data, len(x), y.ctypes.data, scratch.ctypes.data
     kernel.matmul(pool, byref(matrix.c), *pointers)

@@ -58,26 +58,32 @@ def forward(model, tokens, group=0):
     """Logits (len(tokens), vocab_size) in float64.
 
     With `group`, every activation that enters a matrix is rounded to int8 groups first, as runq.c
-    does; the weights are taken as they are.
+    does; the weights are taken as they are. A table gives the group of each matrix, 0 for none.
     """
     shape, w = model.shape, {k: v.astype(float) for k, v in model.tensors.items()}
-    enter = (lambda x: rounded(x, group)) if group else (lambda x: x)
+    classifier = "wcls" if "wcls" in w else "tok_emb"
+
+    def product(name, matrix, x):
+        size = group[name] if isinstance(group, dict) else group
+        return matrix @ (rounded(x, size) if size else x)
+
     keys = [[] for _ in range(shape.n_layers)]
     values = [[] for _ in range(shape.n_layers)]
     logits = []
     for pos, token in enumerate(tokens):
         x = w["tok_emb"][token].copy()
         for n in range(shape.n_layers):
-            h = enter(rmsnorm(x, w["att_norm"][n], shape.norm_eps))
-            keys[n].append(rotate(w["wk"][n] @ h, pos, shape))
-            values[n].append(w["wv"][n] @ h)
-            query = rotate(w["wq"][n] @ h, pos, shape)
-            x += w["wo"][n] @ enter(attend(query, keys[n], values[n], shape))
-            h = enter(rmsnorm(x, w["ffn_norm"][n], shape.norm_eps))
-            gate = w["w1"][n] @ h
-            x += w["w2"][n] @ enter(gate / (1 + np.exp(-gate)) * (w["w3"][n] @ h))
-        final = enter(rmsnorm(x, w["final_norm"], shape.norm_eps))
-        logits.append(w.get("wcls", w["tok_emb"]) @ final)
+            h = rmsnorm(x, w["att_norm"][n], shape.norm_eps)
+            keys[n].append(rotate(product("wk", w["wk"][n], h), pos, shape))
+            values[n].append(product("wv", w["wv"][n], h))
+            query = rotate(product("wq", w["wq"][n], h), pos, shape)
+            x += product("wo", w["wo"][n], attend(query, keys[n], values[n], shape))
+            h = rmsnorm(x, w["ffn_norm"][n], shape.norm_eps)
+            gate = product("w1", w["w1"][n], h)
+            hidden = gate / (1 + np.exp(-gate)) * product("w3", w["w3"][n], h)
+            x += product("w2", w["w2"][n], hidden)
+        final = rmsnorm(x, w["final_norm"], shape.norm_eps)
+        logits.append(product(classifier, w[classifier], final))
     return np.array(logits)
 
 
