@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..engine.scratch import for_children
 from . import EMBED, ROOT, BuildError, compilers, engine_files, libraries, module_name
-from .unneeded import ENCODINGS, EXCLUDES, NOT_FOR_THE_LAUNCHER
+from .unneeded import EMPTIED, ENCODINGS, EXCLUDES, NOT_FOR_THE_LAUNCHER
 
 HIDDEN = ["datetime"]  # imported by NumPy's C code
 # How the program's Python starts: always in UTF-8, and without docstrings (O twice; NumPy 1 misses
@@ -34,10 +34,10 @@ import run
 from run.packing import freeze
 a = Analysis([{script!r}], optimize=2, pathex=[{root!r}], hiddenimports=freeze.hidden(),
              excludes={excludes!r}, runtime_hooks={hooks!r})
-a.pure.sort()
+pure = freeze.modules(a.pure, {scratch!r})
 datas = freeze.data(a.datas, {scratch!r})
 binaries = freeze.stripped(a.binaries, {scratch!r})
-EXE(PYZ(a.pure), a.scripts, binaries, datas, {options!r}, name="app",
+EXE(PYZ(pure), a.scripts, binaries, datas, {options!r}, name="app",
     append_pkg=False, upx=False, cdict={compress!r})
 """
 
@@ -139,6 +139,16 @@ def glibc(pkg: Path, *others: Path) -> str:
 
 
 # ------------------------------------------------------------------ called by the instructions
+
+
+def modules(entries: list, scratch: str) -> list:
+    """Return PyInstaller's modules (name, path, kind); those in EMPTIED lose what is in them."""
+    nothing = Path(scratch) / "empty.py"
+    nothing.write_text("")
+    rows = []
+    for name, source, kind in sorted(entries):
+        rows.append((name, str(nothing) if name in EMPTIED else source, kind))
+    return rows
 
 
 def hidden() -> list[str]:

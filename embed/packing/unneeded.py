@@ -35,8 +35,8 @@ DEVELOPMENT = """
 # Windows and terminals of their own: the program prints.
 SCREENS = "tkinter turtle curses readline sqlite3".split()
 
-# Other processes and event loops: threads are the kernel's.
-PROCESSES = "multiprocessing asyncio concurrent".split()
+# Other processes and event loops: threads are the kernel's, and a program starts no other.
+PROCESSES = "multiprocessing asyncio concurrent subprocess selectors select ctypes.util".split()
 
 # Numbers, dates and tables that nothing here computes with.
 NUMBERS = "decimal _decimal _pydecimal fractions statistics calendar _strptime csv _csv".split()
@@ -46,6 +46,10 @@ TEXT = """
     _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _multibytecodec
     unicodedata stringprep
 """.split()
+
+# What others import as they start, and no program here uses: NumPy's documentation, and addresses
+# of the internet, which paths of files are told from. They stay, without what is in them.
+EMPTIED = "numpy._core._add_newdocs numpy._core._add_newdocs_scalars ipaddress".split()
 
 # The import system: every Python has it inside, as _frozen_importlib and its like.
 INSIDE_PYTHON = ["importlib._bootstrap", "importlib._bootstrap_external"]
