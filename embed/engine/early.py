@@ -58,8 +58,10 @@ def interruptible(main: Callable[[], int]) -> int:
         if signal.signal(signal.SIGINT, end_at_once) is end_at_once:
             return INTERRUPTED  # main went on, as something had swallowed the KeyboardInterrupt
         return status
-    except KeyboardInterrupt:  # just outside of main
-        return INTERRUPTED
+    except BaseException:  # KeyboardInterrupt just outside of main, or what Python made of it:
+        if signal.getsignal(signal.SIGINT) is end_at_once:  # a RuntimeError, in a class's making
+            return INTERRUPTED
+        raise
 
 
 def program() -> NoReturn:

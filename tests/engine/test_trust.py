@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -205,6 +206,30 @@ def test_threads_asked_for_in_a_prompt(monkeypatch):
         monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
         early.limit_threads(argv)
         assert os.environ.get("OPENBLAS_NUM_THREADS") == want, argv
+
+
+@pytest.mark.parametrize("swallow", ["nothing", "wrapped", "all"])
+def test_an_interrupt_ends_with_130_whatever_becomes_of_it(monkeypatch, swallow):
+    """Python wraps it where a class is made, and swallows it in callbacks."""
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
+    before = signal.getsignal(signal.SIGINT)
+
+    def main():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            if swallow == "nothing":
+                raise
+            if swallow == "wrapped":
+                raise RuntimeError("Error calling __set_name__") from error
+        return 0
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert early.interruptible(main) == 130
+        assert early.interruptible(lambda: 3) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------------------------ texts
