@@ -14,14 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from run import Config, Layer, ModelError, ModelFile, NumPyBackend, Transformer, Weights
+from run import (
+    Config,
+    Layer,
+    ModelError,
+    ModelFile,
+    NumPyBackend,
+    QuantizedTensor,
+    Transformer,
+    Weights,
+)
 
 from . import scratch
+from .blocks import TYPES, BlockTensor
 from .carried import find_carried
 from .kernel import ABI, FUNCTIONS, KernelBackend
 from .quantize import quantized
 from .systems import kernel_file, this_system
 
+Q4_0 = TYPES[2]
 PREFIX = "run-kernel-"  # of temporary directories
 copies: list[tuple[Path, int]] = []  # those of this process
 
@@ -95,8 +106,8 @@ def remove_copies() -> None:
 
 
 def probe(kernel: Any) -> bool:
-    """Whether the kernel agrees with NumPy on a tiny model, in float32 and in int8."""
-    return all(agrees(kernel, make, tolerance) for make, tolerance in PROBES)
+    """Whether the kernel agrees with NumPy on a tiny model: in float32, in int8, in blocks."""
+    return all(agrees(kernel, *probe) for probe in PROBES)
 
 
 def in_groups(matrix: np.ndarray) -> Any:
@@ -104,15 +115,39 @@ def in_groups(matrix: np.ndarray) -> Any:
     return quantized(matrix, 32)
 
 
-PROBES = (np.asarray, 1e-4), (in_groups, 1e-2)
+def in_nibbles(matrix: np.ndarray) -> QuantizedTensor:
+    """Return a matrix in groups of 32 numbers of four bits, their scales of 16."""
+    groups = matrix.reshape(len(matrix), -1, Q4_0.weights)
+    scales = (np.abs(groups).max(axis=-1) / 7).astype(np.float16).astype(np.float32)
+    q = np.rint(groups / scales[..., None]).clip(-8, 7)
+    return QuantizedTensor(q.astype(np.int8), scales)
 
 
-def agrees(kernel: Any, make: Any, tolerance: float) -> bool:
-    """Whether the logits of three tokens are those of NumPy, for matrices made by make."""
+def in_blocks(matrix: np.ndarray) -> BlockTensor:
+    """Return what in_nibbles returns as a GGUF has it."""
+    nibbles = in_nibbles(matrix)
+    low, high = np.split(nibbles.q.view(np.uint8) + np.uint8(8), 2, axis=-1)
+    blocks = np.empty(nibbles.scales.shape, Q4_0.layout)
+    blocks["d"] = nibbles.scales
+    blocks["q"] = low | high << 4
+    return BlockTensor(Q4_0, blocks)
+
+
+# How matrices are made for NumPy, and for the kernel; what logits may be off by.
+PROBES = (
+    (np.asarray, np.asarray, 1e-4),
+    (in_groups, in_groups, 1e-2),
+    (in_nibbles, in_blocks, 1e-2),
+)
+
+
+def agrees(kernel: Any, plainly: Any, packed: Any, tolerance: float) -> bool:
+    """Whether the logits of three tokens are those of NumPy, for matrices made by two functions."""
     tokens = [1, 2, 3]
-    file = tiny_model(make)
+    file = tiny_model(plainly)
     plain = Transformer(file, NumPyBackend(file.config), 8)
     expected = plain.forward(tokens, 0, last_only=False)
+    file = tiny_model(packed)
     fast = Transformer(file, KernelBackend(file, kernel, 1), 8)
     logits = [fast.forward(tokens[:2], 0, last_only=False)]
     logits.append(fast.forward(tokens[2:], 2, last_only=False))

@@ -190,7 +190,7 @@ FN void NAME(block_strip)(UnpackFunction *unpack, const Product *p, int first, i
     const Format *f = &formats[p->w->type];
     const int in = p->w->in, left = end - first, rows = smaller(STRIP, p->rows - row);
     Slab slabs[INT8_BLOCKS];
-    float sums[STRIP][2 * BLOCK];
+    ON_LINE float sums[STRIP][2 * BLOCK];
     SlabProduct s = {.slabs = slabs,
                      .parts = COLUMNS / f->group,
                      .zero = zero_of(f),

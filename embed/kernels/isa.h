@@ -58,14 +58,16 @@ typedef struct {
     int rows, add;
 } Product;
 
-/* Packed weights of 16 rows as a product of many rows wants them: a byte each, scales as floats. */
+/* Packed weights of 16 rows as a product of many rows wants them: a byte each, scales as floats;
+ * on a cache line, as a vector that lies in two is loaded twice. */
+#define ON_LINE __attribute__((aligned(64)))
 enum { SLAB = 256 }; /* columns: what stays in the first-level cache */
 typedef struct {
-    uint8_t q[SLAB / FOUR][BLOCK * FOUR];
+    ON_LINE uint8_t q[SLAB / FOUR][BLOCK * FOUR];
     float scales[SLAB / 16][BLOCK], minima[SLAB / 16][BLOCK]; /* of each group */
 } Slab;
 
-enum { STRIP = 48 }; /* rows of activations that use a slab, so that their sums fit, too */
+enum { STRIP = 64 }; /* rows of activations that use a slab, so that their sums fit, too */
 
 /* So many columns of 16 rows, from a unit on. */
 typedef void UnpackFunction(const uint8_t *unit, int columns, Slab *s);

@@ -20,6 +20,7 @@ CHECKS = Path(__file__).resolve().parent / "check_kernels.c"
     [
         ("products.h", "FMA(b[o], a, sums[r][o])", "FMA(b[o], -a, sums[r][o])", "wrong numbers"),
         ("template.h", "/ scale;", "/ scale * 2.0f;", "wrong numbers"),
+        ("block_products.h", "zero_of(f) * x_sum", "zero_of(f) * x_sum * 2", "wrong numbers"),
         ("kernel.h", "enum { ABI = ", "enum { ABI = 1000 + ", "version"),
     ],
 )
