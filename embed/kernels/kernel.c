@@ -4,9 +4,9 @@
  * is one translation unit and one library. run.py loads it with ctypes and holds the same
  * functions in NumPy, which say what each of these must compute.
  *
- * Reading order: kernel.h (what run.py passes in), weights.h (how weights lie in memory), this
- * file (a layer), template.h and products.h (its arithmetic), isa.h (instruction sets), pool.h
- * (threads).
+ * Reading order: kernel.h (what run.py passes in), weights.h and blocks.h (how weights lie in
+ * memory), this file (a layer), template.h, products.h and block_products.h (its arithmetic), isa.h
+ * (instruction sets), packing.h (from a file's blocks), pool.h (threads).
  *
  * Letters: rows = positions computed at once (1 when generating, up to max_rows when reading a
  * prompt). Arrays are row-major, written (rows, columns).
