@@ -40,8 +40,8 @@ static int can_hold_code(int fd) {
 }
 
 /* It takes some forty files: where so many may not be open, no other place for them would help. */
-static void check_descriptors(const File *f) {
-    if (f->fd < 0 && (errno == EMFILE || errno == ENFILE))
+static void check_descriptors(int fd) {
+    if (fd < 0 && (errno == EMFILE || errno == ENFILE))
         fail("too many open files: allow more (ulimit -n 256)");
 }
 
@@ -50,7 +50,7 @@ static int create_in_memory(File *f) {
     struct stat info;
     f->fd = syscall(SYS_memfd_create, f->entry->name, EXECUTABLE);
     if (f->fd < 0 && errno == EINVAL) f->fd = syscall(SYS_memfd_create, f->entry->name, 0);
-    check_descriptors(f);
+    check_descriptors(f->fd);
     if (f->fd < 0) return 0;
     snprintf(f->path, sizeof f->path, "/proc/self/fd/%d", f->fd);
     if (!stat(f->path, &info) && can_hold_code(f->fd)) return 1;
@@ -64,7 +64,7 @@ static int create_in(File *f, const char *directory) {
     int n = snprintf(f->path, sizeof f->path, "%s/run-XXXXXX", directory);
     if (n >= (int)sizeof f->path) return 0;
     f->fd = mkstemp(f->path);
-    check_descriptors(f);
+    check_descriptors(f->fd);
     if (f->fd < 0) return 0;
     if (can_hold_code(f->fd)) return 1;
     close(f->fd);
@@ -128,7 +128,10 @@ static void *work(void *unused) {
 
 static void fill_files(void) {
     pthread_t thread;
-    if (pipe(ready)) fail("cannot open a pipe: %s", strerror(errno));
+    if (pipe(ready)) {
+        check_descriptors(-1);
+        fail("cannot open a pipe: %s", strerror(errno));
+    }
     for (int i = 0; i < WORKERS; i++) {
         if (!pthread_create(&thread, NULL, work, NULL)) continue;
         work(NULL);                             /* no thread: do it here */
