@@ -25,7 +25,6 @@ from run import (
     Weights,
 )
 
-from . import scratch
 from .blocks import TYPES, BlockTensor
 from .carried import find_carried
 from .kernel import ABI, FUNCTIONS, KernelBackend
@@ -94,6 +93,8 @@ def temporary_copy(name: str, data: Any) -> Path:
 
     Windows keeps a loaded library's file: there a later run removes it.
     """
+    from . import scratch  # not at the start: it brings tempfile, which few systems need here
+
     copies.append(scratch.create(PREFIX))
     path = copies[-1][0] / name
     path.write_bytes(data)
@@ -101,7 +102,10 @@ def temporary_copy(name: str, data: Any) -> Path:
 
 
 def remove_copies() -> None:
+    """Remove the copies of the library that this process made."""
     while copies:
+        from . import scratch
+
         scratch.remove(*copies.pop())
 
 
