@@ -89,6 +89,11 @@ def aligned(size: int) -> np.ndarray:
     return memory[start : start + size]
 
 
+def whole_lines(size: int) -> int:
+    """Return a size filled up to whole cache lines."""
+    return size + -size % CACHE_LINE
+
+
 class Room:
     """Memory for all packed blocks of a model, in one piece, so that its pages can be huge."""
 
@@ -102,7 +107,7 @@ class Room:
     def take(self, size: int) -> np.ndarray:
         """Return the next so many bytes; they begin on a cache line."""
         start = self.used
-        self.used += size + -size % CACHE_LINE
+        self.used += whole_lines(size)
         return self.memory[start : start + size]
 
 
@@ -232,8 +237,7 @@ class KernelBackend(Exact):
         """Return the bytes of the room that a matrix takes, if it is one of blocks."""
         if not isinstance(w, BlockTensor) or w.kind.weights == 1:
             return 0
-        size = self.kernel.packed_bytes(self.type_of(w), *w.shape, 0)
-        return size + -size % CACHE_LINE
+        return whole_lines(self.kernel.packed_bytes(self.type_of(w), *w.shape, 0))
 
     def pack(self, w: Any) -> PackedTensor:
         """Return a matrix as the kernel reads it; floats of any width stay where they are."""
